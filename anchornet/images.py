@@ -1,0 +1,194 @@
+"""Bytes of an image file -> checked, upright RGB -> the 224x224 uint8 pixels that the networks see.
+
+Everything that is not a whole JPEG, PNG or WebP within the pixel limit is refused by ImageError, whose text is short
+and stable so that a job can write it into a row and count it. Pillow does all reading: torchvision's JPEG decoder is
+about a third faster per core, but another contract (CMYK, damaged files), and two decoders would be two sets of pixels.
+Shapes: H x W pixels of a file, N images, C = 3 channels in the order red, green, blue.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of red, green and blue over ImageNet, of values in [0, 1]."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation, likewise."""
+RESIZE = 256
+"""Pixels of the short side before the crop (the papers' test preprocessing)."""
+CROP = 224
+"""Pixels of either side of the central crop."""
+MAX_PIXELS = 80_000_000
+"""Default limit of W x H: about 320 MB while an image is decoded. Pillow itself refuses more than 178,956,970."""
+
+_SUPPORTED = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
+_FOREIGN = {
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"BM": "BMP",
+    b"\0\0\1\0": "ICO",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xffO\xffQ": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"8BPS": "PSD",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+}
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC"}
+_NOT_AN_IMAGE = "not an image (JPEG, PNG or WebP)"
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """These bytes are no image we label; the text is the reason, short and the same for the same kind of fault.
+
+    Reasons: "empty file"; "not an image (JPEG, PNG or WebP)"; "format GIF is not supported (JPEG, PNG or WebP)";
+    "truncated or damaged JPEG"; "too many pixels: 12000 x 10000 > 80000000" (past Pillow's own limit: "too many
+    pixels: more than 178956970").
+    """
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Upright RGB pixels (H, W, C) uint8 of a JPEG, PNG or WebP file of any mode.
+
+    The EXIF orientation is applied (an unreadable one counts as upright); of an animation or a multi-picture file the
+    first frame is taken; transparent pixels are laid over white; 16-bit channels keep their high byte; colour profiles
+    are ignored, as in training on ImageNet. max_pixels: most W x H, read from the header before a pixel is decoded.
+    Raises ImageError, and nothing else, for bytes that are no such image.
+    """
+    return np.array(_decode_upright(data, max_pixels))
+
+
+def preprocess(rgb: NDArray[np.uint8], resize: int = RESIZE, crop: int = CROP) -> NDArray[np.uint8]:
+    """Central (crop, crop, C) uint8 of rgb (H, W, C) uint8 after its short side was brought to `resize` pixels.
+
+    Bilinear with antialias on uint8, the papers' test preprocessing: torchvision's Resize and CenterCrop on PIL,
+    to one grey level. Raises ValueError if crop exceeds resize.
+    """
+    return _resize_crop(Image.fromarray(rgb), resize, crop)
+
+
+def decode_and_preprocess(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """preprocess(decode(data, max_pixels)), (224, 224, C) uint8, without copies between. Raises ImageError."""
+    return _resize_crop(_decode_upright(data, max_pixels), RESIZE, CROP)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(pixels / 255 - mean) / std of ImageNet, float32, for uint8 images (N, C, H, W) or (C, H, W).
+
+    The memory format is kept: `torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)` goes in without a copy and comes out
+    channels-last. Raises ValueError unless images is uint8 with three channels third from the end.
+    """
+    if images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-3] != 3:
+        raise ValueError(
+            f"normalise needs uint8 images (N, 3, H, W), got {images.dtype} {tuple(images.shape)}; permute them first"
+        )
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return images.float().div_(255).sub_(mean).div_(std)
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Glance at images (N, C, H, W) float, normalised: the whole image as (N, C, size, size).
+
+    Bicubic with corner alignment and **without** antialias, as the published networks were trained: fine detail does
+    not average out, it aliases.
+    """
+    return functional.interpolate(images, size=(size, size), mode="bicubic", align_corners=True)
+
+
+def _decode_upright(data: bytes, max_pixels: int) -> Image.Image:
+    format_name = _check_format(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=(format_name,)) as image:
+            _check_size(image, max_pixels)
+            image.load()
+            orientation = _orientation(image)
+            rgb = _to_rgb(image)
+            return rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
+    except (ImageError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"too many pixels: more than {2 * (Image.MAX_IMAGE_PIXELS or 0)}") from error
+    except (
+        Exception
+    ) as error:  # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...
+        raise ImageError(f"truncated or damaged {format_name.replace('WEBP', 'WebP')}") from error
+
+
+def _check_format(data: bytes) -> str:
+    """Pillow's name of the format, by the first bytes and never by the file's name. Raises ImageError for any other."""
+    if not data:
+        raise ImageError("empty file")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    for magic, name in _SUPPORTED.items():
+        if data.startswith(magic):
+            return name
+    foreign = _BRANDS.get(data[8:12]) if data[4:8] == b"ftyp" else None
+    text = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"<?xml") and b"<svg" in text:
+        foreign = "SVG"
+    for magic, name in _FOREIGN.items():
+        foreign = foreign or (name if data.startswith(magic) or text.startswith(magic) else None)
+    raise ImageError(_NOT_AN_IMAGE if foreign is None else f"format {foreign} is not supported (JPEG, PNG or WebP)")
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(f"too many pixels: {width} x {height} > {max_pixels}")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # the pixels are whole: damaged metadata is no reason to lose an image
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey: the high byte, as Pillow does for 16-bit colour
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _resize_crop(image: Image.Image, resize: int, crop: int) -> NDArray[np.uint8]:
+    """Resize and central crop in one step: only pixels of the crop are computed, so a 1 x 80,000,000 strip is no bomb.
+
+    Sides and offsets are rounded as torchvision does; `box` is the crop's square in coordinates of the unscaled image.
+    """
+    if not 0 < crop <= resize:
+        raise ValueError(f"crop must be 1 .. resize ({resize}) pixels, got {crop}; lower the crop or raise resize")
+    width, height = image.size
+    short = min(width, height)
+    scaled = (int(resize * width / short), int(resize * height / short))
+    left, top = (round((side - crop) / 2) for side in scaled)
+    step_x, step_y = width / scaled[0], height / scaled[1]
+    box = (left * step_x, top * step_y, (left + crop) * step_x, (top + crop) * step_y)
+    return np.array(image.resize((crop, crop), Image.Resampling.BILINEAR, box=box))

@@ -1,0 +1,121 @@
+"""Files by name: a local path or an ``s3://`` URI, read and written the same way.
+
+Everything the project stores outside Ray Data (bundles, marks, reports) goes through these few functions, so that the
+rules below hold everywhere:
+
+* ``AWS_ENDPOINT_URL`` is honoured. ``pyarrow.fs.S3FileSystem()`` alone ignores it.
+* A gateway that is away for a few seconds is waited for (12 attempts; pyarrow's default lost 10 of some 10,000
+  requests when a gateway was killed for two seconds, 12 attempts lost none).
+* A reader never sees half a file: locally a temporary file is renamed, on S3 one PUT is atomic by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from functools import cache
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+S3_ATTEMPTS = 12
+REQUEST_TIMEOUT_S = 60.0
+"""Seconds without a byte before a request is given up; Arrow's 3 are too few for a server that is under load."""
+
+
+def is_s3(uri: str) -> bool:
+    """True when ``uri`` names an object in S3 rather than a local file."""
+    return uri.startswith("s3://")
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` with ``parts`` appended, separated by single slashes."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)]) or "/"
+
+
+def absolute(uri: str) -> str:
+    """``uri`` as workers on the same file system understand it: local paths become absolute."""
+    if is_s3(uri):
+        return uri
+    if "://" in uri:
+        raise ValueError(
+            f"storage {uri!r}: only local paths and s3:// URIs are supported; copy the data to one of them"
+        )
+    return str(Path(uri).expanduser().absolute())
+
+
+@cache
+def _s3_file_system(endpoint: str | None, region: str | None) -> pafs.FileSystem:
+    """One patient S3 client per endpoint; ``cache`` keeps its connection pool alive."""
+    options: dict[str, object] = {
+        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        "request_timeout": REQUEST_TIMEOUT_S,
+        "allow_delayed_open": True,  # a small file is one PUT, not a multipart upload of one part
+    }
+    if endpoint:
+        options["endpoint_override"] = endpoint
+        options["scheme"] = "http" if endpoint.startswith("http://") else "https"
+    if region:
+        options["region"] = region
+    return pafs.S3FileSystem(**options)
+
+
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of ``uri`` and the path inside it.
+
+    Raises ValueError for a scheme other than ``s3``.
+    """
+    if is_s3(uri):
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return _s3_file_system(os.environ.get("AWS_ENDPOINT_URL"), region), uri.removeprefix("s3://").rstrip("/")
+    return pafs.LocalFileSystem(), absolute(uri)
+
+
+def exists(uri: str) -> bool:
+    """True when a file or folder lies at ``uri`` (on S3: an object, or a prefix with objects below it)."""
+    file_system, path = resolve(uri)
+    return bool(file_system.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def list_files(uri: str) -> list[tuple[str, int]]:
+    """Every file below the folder ``uri`` as (uri, size in bytes), sorted by name.
+
+    Raises FileNotFoundError when the folder does not exist.
+    """
+    file_system, path = resolve(uri)
+    prefix = "s3://" if is_s3(uri) else ""
+    infos = file_system.get_file_info(pafs.FileSelector(path, recursive=True))
+    return sorted((prefix + info.path, info.size) for info in infos if info.type == pafs.FileType.File)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The content of the file at ``uri``.
+
+    Raises FileNotFoundError when there is none, OSError when the storage does not answer.
+    """
+    file_system, path = resolve(uri)
+    with file_system.open_input_stream(path) as stream:
+        return bytes(stream.read())
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Replace the file at ``uri`` by ``data`` in one step; missing parent folders are made."""
+    file_system, path = resolve(uri)
+    if is_s3(uri):
+        with file_system.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target)
+
+
+def delete(uri: str) -> None:
+    """Remove the file at ``uri``; raises FileNotFoundError when there is none."""
+    file_system, path = resolve(uri)
+    file_system.delete_file(path)

@@ -1,0 +1,90 @@
+"""Run all exits on held-out labelled images and put the exit table and the frontier into the bundle.
+
+    python -m jobs.calibrate --config jobs/configs/calibrate.yaml
+
+With ``models`` given the bundle is put together from trained networks first; without, it must exist already (imported).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from anchornet import evaluation, storage
+from anchornet.anchor_cascade import AnchorCascade
+from anchornet.budget import Frontier, fit_frontier
+from anchornet.bundle import assemble_bundle, load_bundle, write_calibration
+from anchornet.calibration import calibration_errors
+from anchornet.exit_table import ExitTable
+from anchornet.picture import frontier_picture
+from jobs.dataset import labelled_images
+from jobs.exits import ExitWork, collect
+from jobs.session import ray_session, run_job, write_json
+from jobs.settings import CalibrateConfig
+from jobs.train_loop import model_folder
+
+logger = logging.getLogger(__name__)
+
+NUM_BUDGETS = 7
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 when the bundle holds an exit table and a frontier."""
+    return run_job(CalibrateConfig, execute, __doc__, argv)
+
+
+def execute(config: CalibrateConfig) -> int:
+    """Assemble, collect, fit, write."""
+    if config.models.given:
+        assemble_bundle(config.bundle, *(model_folder(folder) for folder in config.models.folders), config.cascade)
+    bundle = load_bundle(config.bundle)
+    AnchorCascade(bundle)  # refuses a selection that cannot be met, before anything is started
+    with ray_session(config.cluster):
+        labelled = labelled_images(config.data, bundle.classes, seed=config.run.seed)
+        work = ExitWork(bundle=storage.absolute(config.bundle), pool=config.pool, inference=config.inference)
+        table = collect(labelled.dataset, work, bundle)["cascade"]
+    _warn_of_unreadable(labelled.num_images, len(table.image_id))
+    frontier = fit_frontier(table)
+    write_calibration(config.bundle, table, frontier)
+    storage.write_bytes(storage.join(config.run.folder, "frontier.png"), frontier_picture(frontier))
+    report = summarise(frontier, table)
+    write_json(storage.join(config.run.folder, "report.json"), report)
+    sys.stdout.write(render(report))
+    return 0
+
+
+def summarise(frontier: Frontier, table: ExitTable) -> dict[str, Any]:
+    """What the frontier offers, and how far raw and calibrated confidence are from the truth."""
+    budgets = evaluation.spread(frontier, NUM_BUDGETS)
+    return {
+        "num_images": frontier.num_images,
+        "minimum_gflops": frontier.minimum_gflops,
+        "maximum_gflops": frontier.maximum_gflops,
+        "spend_error_fraction": frontier.spend_error,
+        "budgets": evaluation.promise_rows(frontier, budgets),
+        "exits": evaluation.exit_rows(table),
+        "calibration_error": calibration_errors(table),
+    }
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    columns = {
+        "gflops": "GFLOPs per image",
+        "accuracy": "accuracy",
+        "accuracy_standard_error": "standard error",
+        "leaving": "leaving at",
+    }
+    head = f"{report['num_images']:,} images; spend of a fixed policy is known to {100 * report['spend_error_fraction']:.1f} %"
+    return f"{head}\n\n{evaluation.markdown(report['budgets'], columns)}\n"
+
+
+def _warn_of_unreadable(listed: int, used: int) -> None:
+    if used < listed:
+        logger.warning("%d of %d images could not be read and are not in the exit table", listed - used, listed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

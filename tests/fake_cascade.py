@@ -1,0 +1,68 @@
+"""A cascade whose logits are a fixed function of the pixels: exact whatever the batch, so equality can be tested exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anchornet.cascade import Cascade, Exit, Stage, Step
+
+CLASSES = ("ant", "bee", "cow")
+MACS = (5, 10, 20, 7)
+
+
+@dataclass(frozen=True)
+class FakeState:
+    """Pixels, and the sum of logits so far."""
+
+    images: np.ndarray
+    logits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class FakeCascade(Cascade[FakeState]):
+    """Four exits in two stages; with ``dynamic`` an image costs its first pixel's share of the exit's most."""
+
+    def __init__(self, *, dynamic: bool = False) -> None:
+        self.exits = [Exit(f"exit{k}", macs) for k, macs in enumerate(MACS)]
+        self.stages = [Stage("stage1", 0, 1), Stage("stage2", 1, 4)]
+        self.classes = CLASSES
+        self.image_size = 2
+        self.num_boxes = 1
+        self.carried = {"image": (np.dtype(np.uint8), (2, 2, 3)), "logits": (np.dtype(np.float32), (3,))}
+        self.dynamic = dynamic
+        self.rows_run = [0] * len(MACS)
+
+    def start(self, images_NHW3: np.ndarray) -> FakeState:
+        return FakeState(images_NHW3, np.zeros((len(images_NHW3), 3), np.float32))
+
+    def advance(self, state: FakeState, exit_index: int) -> tuple[Step, FakeState]:
+        self.rows_run[exit_index] += len(state)
+        pixels = state.images.reshape(len(state), 12).astype(np.float32)
+        mixed = np.sin(pixels[:, :3] * 0.37 + pixels[:, 3:6] * (exit_index + 1) * 0.11) * (exit_index + 1)
+        logits = state.logits + mixed.astype(np.float32)
+        macs = np.full(len(state), MACS[exit_index], np.int64)
+        if self.dynamic:
+            macs = macs * (1 + state.images[:, 0, 0, 0].astype(np.int64)) // 256
+        boxes = state.images.reshape(len(state), -1)[:, None, :3].astype(np.int16) if exit_index == 0 else None
+        return Step(torch.from_numpy(logits), macs, boxes), replace(state, logits=logits)
+
+    def select(self, state: FakeState, rows: Tensor) -> FakeState:
+        return FakeState(state.images[rows.numpy()], state.logits[rows.numpy()])
+
+    def pack(self, state: FakeState) -> dict[str, np.ndarray]:
+        return {"image": state.images, "logits": state.logits}
+
+    def unpack(self, columns: Mapping[str, np.ndarray]) -> FakeState:
+        return FakeState(columns["image"], columns["logits"])
+
+
+def fake_images(num_images: int, seed: int = 0) -> np.ndarray:
+    """(N, 2, 2, 3) uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (num_images, 2, 2, 3), dtype=np.uint8)

@@ -1,0 +1,63 @@
+"""The commands of the README, run as they stand there, on a handful of images."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from anchornet import synthetic
+from tests.tiny_bundle import ARCHITECTURE
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALL = {
+    "jobs.train_anchornet": ["training.epochs=1", "training.batch_size=8"],
+    "jobs.train_classifier": [
+        "training.epochs=1",
+        "training.batch_size=8",
+        f"architecture={ARCHITECTURE}",
+        "init.weights=null",
+    ],
+    "jobs.evaluate": ["full=null"],
+}
+"""What a test changes so that it ends in seconds; everything else is the README's own."""
+
+
+def commands() -> list[list[str]]:
+    """The ``python -m jobs...`` lines of the section on one's own images."""
+    section = (ROOT / "README.md").read_text().split("## On your own images")[1].split("\n## ")[0]
+    return [shlex.split(line)[2:] for line in re.findall(r"^python -m jobs\..*$", section, re.MULTILINE)]
+
+
+def test_the_whole_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, count in (("train", 24), ("validation", 16), ("test", 12)):
+        synthetic.write_dataset(tmp_path / "data" / split, count, seed=count)
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    for module, *arguments in commands():
+        for override in SMALL.get(module, []):
+            arguments += ["--set", override]
+        replaced = [
+            part.replace("DATA", str(tmp_path / "data"))
+            .replace("s3://BUCKET/PREFIX", str(tmp_path / "data" / "test"))
+            .replace("jobs/configs", str(ROOT / "jobs" / "configs"))
+            for part in arguments
+        ]
+        assert importlib.import_module(module).main(replaced) == 0, " ".join([module, *replaced])
+        seen.append(module)
+    assert seen == [
+        "jobs.train_anchornet",
+        "jobs.train_classifier",
+        "jobs.train_classifier",
+        "jobs.calibrate",
+        "jobs.label",
+        "jobs.label",
+        "jobs.evaluate",
+    ]
+    assert (tmp_path / "runs" / "label" / "report.json").exists()
+    assert (tmp_path / "runs" / "evaluate" / "report.md").exists()

@@ -1,0 +1,191 @@
+"""The train jobs end to end, on a handful of generated images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchornet import storage
+from anchornet.checkpoints import load_model
+from jobs import train_anchornet, train_classifier
+from tests.small_images import CLASSES, write_folders, write_parquet
+
+pytestmark = pytest.mark.ray
+
+QUICK = "tests.small_networks:quick"
+NUM_IMAGES, NUM_HELD_OUT = 24, 7
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders ``train`` and ``held_out``, and ``train.parquet`` with one image that cannot be decoded."""
+    folder = tmp_path_factory.mktemp("data")
+    write_folders(str(folder / "train"), NUM_IMAGES)
+    write_folders(str(folder / "held_out"), NUM_HELD_OUT)
+    write_parquet(str(folder / "train.parquet"), NUM_IMAGES, damaged=[5])
+    return folder
+
+
+def arguments(run: Path | str, data: Path | str, **overrides: Any) -> list[str]:
+    values = {
+        "run.folder": run,
+        "data.path": storage.join(str(data), "train"),
+        "validation.path": storage.join(str(data), "held_out"),
+        "training.epochs": 1,
+        "training.batch_size": 12,
+        "crop.size": 96,
+        "workers.max_failures": 0,
+        **{name.replace("__", "."): value for name, value in overrides.items()},
+    }
+    return [part for name, value in values.items() if value is not None for part in ("--set", f"{name}={value}")]
+
+
+def metrics(run: Path | str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in storage.read_bytes(storage.join(str(run), "metrics.jsonl")).splitlines()]
+
+
+def is_count(fraction: float, of: int) -> bool:
+    return round(fraction * of) == pytest.approx(fraction * of)
+
+
+@pytest.fixture(scope="module")
+def anchornet_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("anchornet")
+    assert train_anchornet.main(arguments(run, data)) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def glance_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("glance")
+    assert train_classifier.main(arguments(run, data, role="glance", architecture=QUICK)) == 0
+    return run
+
+
+def test_anchornet_leaves_a_model_metrics_and_a_report(anchornet_run: Path) -> None:
+    module, card = load_model(str(anchornet_run / "model"))
+    assert (card.role, card.architecture, card.classes) == ("anchornet", "anchornet", CLASSES)
+    assert module.fc.out_features == 2
+    [line] = metrics(anchornet_run)
+    assert (line["epoch"], line["train/learning_rate"], line["workers"]) == (0, 0.1, 1)
+    assert is_count(line["train/accuracy"], NUM_IMAGES)
+    assert is_count(line["validation/accuracy"], NUM_HELD_OUT)
+    assert line["data/unreadable_images"] == 0
+    assert line["train/images_per_s"] > 0
+    report = json.loads((anchornet_run / "report.json").read_text())
+    assert (report["epochs"], report["kept_epoch"]) == (1, 0)
+    assert card.metrics["validation/accuracy"] == line["validation/accuracy"]
+
+
+def test_a_finished_run_returns_at_once(anchornet_run: Path, data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in anchornet_run.rglob("*") if path.suffix in {".json", ".jsonl"}}
+    assert train_anchornet.main(arguments(anchornet_run, data)) == 0
+    untouched = [path for path in before if path.name != "provenance.json"]
+    assert all(path.stat().st_mtime_ns == before[path] for path in untouched)
+
+
+def test_patches_are_validated_as_they_will_be_used(
+    anchornet_run: Path, glance_run: Path, data: Path, tmp_path: Path
+) -> None:
+    values = {"role": "patch", "architecture": QUICK, "anchornet": anchornet_run, "glance": glance_run}
+    options = {"crop__size": 224, "num_patches": 2, "init__model": glance_run}
+    assert train_classifier.main(arguments(tmp_path, data, **values, **options)) == 0
+    [line] = metrics(tmp_path)
+    names = ["patches_1", "patches_2", "glance", "glance_patches_1", "glance_patches_2"]
+    assert all(is_count(line[f"validation/accuracy_{name}"], NUM_HELD_OUT) for name in names)
+    assert is_count(line["train/accuracy"], 2 * NUM_IMAGES)
+    assert line["validation/accuracy_glance"] == metrics(glance_run)[-1]["validation/accuracy"]
+    assert load_model(str(tmp_path / "model"))[1].role == "patch"
+
+
+def test_an_interrupted_run_goes_on_by_the_same_command(data: Path, tmp_path: Path, worker_folder: Path) -> None:
+    network = "tests.small_networks:breaking"
+    command = arguments(tmp_path, data, role="full", architecture=network, training__epochs=2)
+    (worker_folder / "break").touch()
+    with pytest.raises(RuntimeError, match="broken on demand"):
+        train_classifier.main(command)
+    assert not (tmp_path / "model").exists()
+    [first] = metrics(tmp_path)
+    (worker_folder / "break").unlink()
+    assert train_classifier.main(command) == 0
+    lines = metrics(tmp_path)
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert lines[0] == first
+    assert lines[1]["train/learning_rate"] == pytest.approx(0.005)
+    assert (tmp_path / "model").exists()
+
+
+def test_two_workers_share_a_parquet_file_and_every_held_out_image_counts(data: Path, tmp_path: Path) -> None:
+    options = {"data__path": data / "train.parquet", "max_unreadable_fraction": 0.1, "workers__count": 2}
+    assert train_classifier.main(arguments(tmp_path, data, role="glance", architecture=QUICK, **options)) == 0
+    [line] = metrics(tmp_path)
+    assert line["workers"] == 2
+    assert line["data/unreadable_images"] == 1
+    assert is_count(line["train/accuracy"], NUM_IMAGES - 2)  # 23 readable, of which both workers get as many
+    assert is_count(line["validation/accuracy"], NUM_HELD_OUT)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["unreadable_examples"]) == [f"{data / 'train.parquet'}#5"]
+
+
+def test_too_many_unreadable_images_stop_the_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"data__path": data / "train.parquet", "max_unreadable_fraction": 0.01}
+    assert train_classifier.main(arguments(tmp_path, data, role="glance", architecture=QUICK, **options)) == 2
+    assert "1 of 31 images cannot be used, such as" in capsys.readouterr().err
+    assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.s3
+def test_data_and_run_folder_may_lie_in_s3(s3_bucket: str) -> None:
+    write_folders(storage.join(s3_bucket, "data/train"), 8)
+    run = storage.join(s3_bucket, "run")
+    options = {"role": "glance", "architecture": QUICK, "validation__path": None}
+    assert train_classifier.main(arguments(run, storage.join(s3_bucket, "data"), **options)) == 0
+    assert [line["epoch"] for line in metrics(run)] == [0]
+    assert load_model(storage.join(run, "model"))[1].classes == CLASSES
+
+
+class TestRefusals:
+    """What cannot work is said before anything is started: exit code 2 and one line."""
+
+    @staticmethod
+    def refused(main: Any, command: Sequence[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(command) == 2
+        assert reason in capsys.readouterr().err
+
+    def test_more_workers_than_cpus(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        reason = "8 workers x 1 CPUs and the reading of images need 9.5 logical CPUs, Ray has 8"
+        self.refused(train_anchornet.main, arguments(tmp_path, data, workers__count="[1,8]"), reason, capsys)
+
+    def test_gpus_where_there_are_none(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        command = arguments(tmp_path, data, workers__use_gpu="true")
+        self.refused(train_anchornet.main, command, "Ray has 0 GPUs", capsys)
+
+    def test_a_run_folder_of_another_run(
+        self, anchornet_run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = arguments(anchornet_run, data, data__path=data / "held_out", training__epochs=2)
+        self.refused(train_anchornet.main, command, "was started with data", capsys)
+
+    def test_patches_without_anchornet(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        command = arguments(tmp_path, data, role="patch", architecture=QUICK)
+        self.refused(train_classifier.main, command, "role patch needs anchornet", capsys)
+
+    def test_patches_that_can_fall_short(
+        self, anchornet_run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = arguments(
+            tmp_path,
+            data,
+            role="patch",
+            architecture=QUICK,
+            anchornet=anchornet_run,
+            crop__size=224,
+            iou_threshold=0.05,
+        )
+        self.refused(train_classifier.main, command, "patches", capsys)

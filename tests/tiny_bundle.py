@@ -1,0 +1,101 @@
+"""A bundle of untrained networks, small and the same every time."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+from torch import Tensor, nn
+
+from anchornet.bundle import ROLES, Bundle, CascadeSettings, Preprocessing
+from anchornet.checkpoints import ModelCard, Role, save_model
+from anchornet.proposal import AnchorNet
+
+CLASSES = ("ant", "bee", "cow")
+ARCHITECTURE = "tests.tiny_bundle:tiny_classifier"
+LOGGING_ARCHITECTURE = "tests.tiny_bundle:logging_classifier"
+LOG_VARIABLE = "MACS_LOG"
+
+
+class TinyClassifier(nn.Module):
+    """Three convolutions and a linear layer; any image size."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 16, 3)
+        )
+        self.fc = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+def tiny_classifier(num_classes: int) -> nn.Module:
+    return TinyClassifier(num_classes)
+
+
+def tiny_networks() -> dict[str, nn.Module]:
+    """``anchornet``, ``glance`` and ``patch``, never trained, but with logits that differ from image to image."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        networks = {"anchornet": AnchorNet(len(CLASSES)), "glance": tiny_classifier(3), "patch": tiny_classifier(3)}
+        blocks = torch.randn(24, 3, 14, 14).repeat_interleave(16, 2).repeat_interleave(16, 3)
+        for name, network in networks.items():
+            network.eval()
+            logits = network(blocks).logits if name == "anchornet" else network(blocks[:, :, :95, :95])
+            _spread(network.fc, logits)  # type: ignore[arg-type]
+    return networks
+
+
+def _spread(head: nn.Linear, logits: Tensor) -> None:
+    """Change a last layer so that ``logits`` would have had mean 0 and standard deviation 1.5 in each class."""
+    scale = 1.5 / logits.std(dim=0)
+    head.bias.copy_((head.bias - logits.mean(dim=0)) * scale)
+    head.weight.mul_(scale[:, None])
+
+
+def tiny_cards(architecture: str = ARCHITECTURE) -> dict[Role, ModelCard]:
+    """What ``tiny_networks`` are."""
+    return {
+        role: ModelCard(role=role, architecture="anchornet" if role == "anchornet" else architecture, classes=CLASSES)
+        for role in ROLES
+    }
+
+
+def tiny_bundle(settings: CascadeSettings | None = None) -> Bundle:
+    """The networks as a bundle without calibration."""
+    preprocessing = Preprocessing(glance_size=95)
+    chosen = settings or CascadeSettings()
+    return Bundle(**tiny_networks(), cards=tiny_cards(), settings=chosen, preprocessing=preprocessing)  # type: ignore[arg-type]
+
+
+def save_tiny_models(folder: str, architecture: str = ARCHITECTURE) -> dict[str, str]:
+    """The networks as the model folders that train jobs leave: name -> folder."""
+    folders = {role: f"{folder}/{role}" for role in ROLES}
+    for role, network in tiny_networks().items():
+        save_model(folders[role], network, tiny_cards(architecture)[role])  # type: ignore[index]
+    return folders  # type: ignore[return-value]
+
+
+class LoggingClassifier(TinyClassifier):
+    """Slow, and writes down what it is about to compute, so that a test can add it up whatever becomes of the process.
+
+    One line per forward pass (rows, process id), written before it, to the file that the environment variable MACS_LOG names.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.log = os.environ.get(LOG_VARIABLE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.log and len(x) > 1:  # costs are measured on a single row, which is no part of a job
+            with open(self.log, "a") as file:
+                file.write(f"{len(x)} {os.getpid()}\n")
+            time.sleep(0.1)
+        return super().forward(x)
+
+
+def logging_classifier(num_classes: int) -> nn.Module:
+    return LoggingClassifier(num_classes)
