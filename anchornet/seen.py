@@ -44,9 +44,8 @@ class SeenImages:
         """Mark in an empty instance what was leased when the snapshot was taken; all of it counts as settled."""
         for block, stages in snapshot.items():
             start = int(block) << _BLOCK_SHIFT
-            length = min(1 << _BLOCK_SHIFT, len(self.bits) - start)
             for stage, text in enumerate(stages):
-                image_ids = _unpack(text, length) + start
+                image_ids = _unpack(text) + start
                 self.lease(stage, image_ids)
                 self.settle(stage, image_ids)
 
@@ -113,16 +112,17 @@ class SeenImages:
 
 
 def _pack(leased: np.ndarray) -> str:
-    # Not compressed: full and empty blocks are short as they are, and in random order bits do not compress.
-    if leased.all():
+    # Not compressed: full and empty blocks are short as they are, and in random order bits do not compress. A block at
+    # the end of the bitmap is never "all": after the bitmap has grown, that word would stand for more images.
+    if len(leased) == 1 << _BLOCK_SHIFT and leased.all():
         return "all"
     return base64.b64encode(np.packbits(leased).tobytes()).decode() if leased.any() else ""
 
 
-def _unpack(text: str, length: int) -> np.ndarray:
-    """Positions of the leased bits; ``length`` is that of a full block."""
+def _unpack(text: str) -> np.ndarray:
+    """Positions of the leased bits in their block."""
     if text == "all":
-        return np.arange(length)
+        return np.arange(1 << _BLOCK_SHIFT)
     return np.flatnonzero(np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8)))
 
 

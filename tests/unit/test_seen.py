@@ -55,6 +55,16 @@ def test_full_blocks_make_short_snapshots() -> None:
     assert restored.num_leased == [65_536]
 
 
+def test_a_snapshot_from_before_the_bitmap_grew_stands_for_no_more_images() -> None:
+    seen = SeenImages(1, 2)
+    seen.lease(0, np.arange(2))
+    seen.snapshot()
+    seen.lease(0, np.array([100_000]))
+    restored = SeenImages(1, len(seen.bits))
+    restored.restore(seen.snapshot())
+    assert restored.num_leased == seen.num_leased == [3]
+
+
 def test_negative_ids_are_refused() -> None:
     with pytest.raises(ValueError, match="image_id must be >= 0, got -1"):
         SeenImages(1, 10).lease(0, np.array([-1]))
