@@ -96,8 +96,8 @@ def test_a_hard_budget_is_kept_and_used(workshop: Workshop, tmp_path: Path) -> N
 def test_the_smallest_budget_still_labels_everything(workshop: Workshop, tmp_path: Path) -> None:
     rows = run(workshop, tmp_path, *SMALL, gflops=workshop.minimum_gflops)
     assert report(tmp_path)["status"]["ok"] == NUM_GOOD
-    # What the unreadable files did not need is free for the others, so a few may go on.
-    assert rows["exit"].to_pylist().count("anchor") >= NUM_GOOD - 2 * NUM_BAD
+    # What the unreadable files did not need is free for the others, as soon as the ledger hears of it: some may go on.
+    assert NUM_GOOD * workshop.minimum_gflops < sum(rows["gflops"].to_pylist()) + 1e-9
     assert report(tmp_path)["budget"]["used_fraction"] <= 1
 
 
