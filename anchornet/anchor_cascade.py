@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anchornet import images
-from anchornet.bundle import Bundle, CascadeSettings
+from anchornet import images, inputs
+from anchornet.bundle import Bundle
 from anchornet.cascade import Cascade, Exit, Stage, Step
 from anchornet.flops import count_macs
 from anchornet.patches import PatchSelector, crop_patches
 from anchornet.proposal import class_activation_map
 from anchornet.receptive_field import grid_size, receptive_field
+from anchornet.settings import CascadeSettings
 
 CHANNELS = 3
 
@@ -197,7 +198,7 @@ class AnchorCascade(Cascade[AnchorState]):
         return np.concatenate([corners, np.full_like(corners[..., :1], self.patch_size)], axis=-1)
 
     def _normalised(self, images_n3HW: Tensor) -> Tensor:
-        return images.normalise(images_n3HW).to(self.precision).contiguous(memory_format=torch.channels_last)
+        return inputs.normalise(images_n3HW).to(self.precision).contiguous(memory_format=torch.channels_last)
 
     def _anchor(self, state: AnchorState) -> tuple[Tensor, AnchorState]:
         network = self._networks["anchor"]
@@ -211,7 +212,7 @@ class AnchorCascade(Cascade[AnchorState]):
 
     def _glance(self, state: AnchorState) -> tuple[Tensor, AnchorState]:
         # Shrunk in float32, rounded after: bicubic weights in bfloat16 would change the picture, not only its noise.
-        small = images.shrink(images.normalise(state.images), self.patch_size).to(self.precision)
+        small = inputs.shrink(inputs.normalise(state.images), self.patch_size).to(self.precision)
         return self._add(state, "glance", small)
 
     def _patch(self, state: AnchorState) -> tuple[Tensor, AnchorState]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from torch import nn
@@ -41,44 +41,13 @@ from anchornet.classifiers import check_input
 from anchornet.exit_table import ExitTable
 from anchornet.proposal import AnchorNet
 from anchornet.receptive_field import check_selection, grid_size, receptive_field
+from anchornet.settings import CascadeSettings
 
 ROLES: tuple[Role, ...] = ("anchornet", "glance", "patch")
 FORMAT = 1
 BUNDLE_FILE = "bundle.yaml"
 TABLE_FILE = "exit_table.parquet"
 FRONTIER_FILE = "frontier.json"
-Order = Literal["anchor_first", "glance_first"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CascadeSettings:
-    """How the networks are put together. Raises ValueError for values outside their range."""
-
-    order: Order = "anchor_first"
-    """anchor_first: AnchorNet sees every image; glance_first: the paper's order, AnchorNet only what the glance
-    leaves."""
-    anchor_exit: bool = True
-    """Whether an image may leave with AnchorNet's own label."""
-    num_patches: int = 4
-    """Patches per image that the last exits look at, one after the other."""
-    iou_threshold: float = 0.3
-    """Two patches of an image overlap at most this much (intersection over union)."""
-    compat: bool = False
-    """Choose patches as the released code does, its corner bug included; for comparisons with published numbers."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.order not in get_args(Order):
-            raise ValueError(f"cascade.order must be one of {', '.join(get_args(Order))}, got {self.order!r}")
-        if self.num_patches < 1:
-            raise ValueError(f"cascade.num_patches must be >= 1, got {self.num_patches}")
-        if not 0 <= self.iou_threshold < 1:
-            raise ValueError(f"cascade.iou_threshold must be in [0, 1), got {self.iou_threshold}")
-
-    @property
-    def num_exits(self) -> int:
-        """Exits K of the cascade: glance, the patches, and AnchorNet's own if it is on."""
-        return 1 + self.num_patches + int(self.anchor_exit)
 
 
 @dataclass(frozen=True, kw_only=True)

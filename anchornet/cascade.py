@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 
 from anchornet.budget import rows_to_advance
-
-NO_EXIT = -1
-"""Exit index of an image for which nothing has been computed yet."""
+from anchornet.standing import Standing, merge
 
 
 @dataclass(frozen=True)
@@ -104,33 +102,6 @@ class Cascade(Protocol[S]):
         ...
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Where each of N images stands: the best label so far and what was spent on it."""
-
-    label_id: np.ndarray
-    """(N,) int32: argmax at the last exit computed; -1 when there is none yet."""
-    score: np.ndarray
-    """(N,) float32: max softmax at the last exit computed; -1 when there is none yet."""
-    exit: np.ndarray
-    """(N,) int16: the last exit computed, NO_EXIT when there is none yet."""
-    macs: np.ndarray
-    """(N,) int64: multiply-adds computed for the image."""
-    boxes: np.ndarray
-    """(N, P, 3) int16: top, left, size of each chosen patch in pixels; -1 before they are chosen."""
-
-    @classmethod
-    def fresh(cls, num_images: int, num_boxes: int) -> Standing:
-        """The standing of images for which nothing has been computed."""
-        return cls(
-            label_id=np.full(num_images, -1, np.int32),
-            score=np.full(num_images, -1, np.float32),
-            exit=np.full(num_images, NO_EXIT, np.int16),
-            macs=np.zeros(num_images, np.int64),
-            boxes=np.full((num_images, num_boxes, 3), -1, np.int16),
-        )
-
-
 class StageResult(NamedTuple):
     """What a stage did to a batch of N images."""
 
@@ -200,16 +171,6 @@ def run_cascade(
             allowance_macs -= result.spent_macs
         rows, state = rows[result.continuing], result.state  # type: ignore[assignment]
     return standing
-
-
-def merge(standing: Standing, rows: np.ndarray, part: Standing) -> Standing:
-    """``standing`` with ``rows`` replaced by ``part``."""
-    changed = {}
-    for name in Standing.__dataclass_fields__:
-        column = getattr(standing, name).copy()
-        column[rows] = getattr(part, name)
-        changed[name] = column
-    return Standing(**changed)
 
 
 class AllExits(NamedTuple):

@@ -27,6 +27,7 @@ import anchornet
 from anchornet import storage
 from anchornet.classifiers import build_classifier, load_fitting, read_checkpoint, state_dict_in
 from anchornet.proposal import AnchorNet
+from anchornet.settings import CascadeSettings
 
 Role = Literal["anchornet", "glance", "patch", "full"]
 ANCHORNET = "anchornet"
@@ -207,9 +208,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from anchornet import bundle  # it builds on this file
 
     options = _parser().parse_args(argv)
-    settings = {key: value for key, value in vars(options).items() if key in bundle.CascadeSettings.__annotations__}
+    settings = {key: value for key, value in vars(options).items() if key in CascadeSettings.__annotations__}
     try:
-        cascade = bundle.CascadeSettings(**{key: value for key, value in settings.items() if value is not None})
+        cascade = CascadeSettings(**{key: value for key, value in settings.items() if value is not None})
         if options.command == "import":
             classes = _read_classes(options.classes)
             names = {"anchornet": ANCHORNET, "glance": options.architecture, "patch": options.architecture}

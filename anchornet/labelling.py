@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from anchornet import records
-from anchornet.cascade import NO_EXIT, Cascade, Stage, Standing, merge, run_stage
+from anchornet.cascade import Cascade, Stage, run_stage
+from anchornet.standing import NO_EXIT, Standing, merge
 
 
 class StageBatch(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from anchornet.cascade import NO_EXIT, Standing
+from anchornet.standing import NO_EXIT, Standing
 
 OK, UNREADABLE, FAILED = "ok", "unreadable", "failed"
 STATUSES = (OK, UNREADABLE, FAILED)

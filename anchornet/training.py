@@ -1,4 +1,4 @@
-"""How the four networks learn: settings, learning rates, losses, one optimizer step, validation. Plain torch, no Ray.
+"""How the four networks learn: learning rates, losses, one optimizer step, validation. Plain torch, no Ray.
 
 N images, P patches per image, V views per image (P for patches, else 1), C classes. A **view** turns normalised images
 (N, 3, 224, 224) into what a network is fed, (N * V, 3, h, w), the views of one image side by side.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -18,71 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anchornet import images
+from anchornet import inputs
+from anchornet.images import CROP
 from anchornet.patches import PatchSelector, crop_patches
 from anchornet.proposal import AnchorNet, Proposal, class_activation_map
 from anchornet.receptive_field import grid_size, receptive_field
+from anchornet.settings import TrainingSettings
 
 Role = Literal["anchornet", "glance", "patch", "full"]
 View = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings:
-    """What one training run does; the defaults are those of the two stages below."""
-
-    epochs: int = 100
-    """Passes over the training images."""
-    batch_size: int = 256
-    """Images per optimizer step, all workers together."""
-    learning_rate: float = 0.1
-    """Highest learning rate, the one that ``schedule`` starts from."""
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 1e-4
-    schedule: Literal["step", "cosine"] = "step"
-    """``step``: times ``gamma`` at each of ``milestones``; ``cosine``: half a cosine down to 0. Set once per epoch."""
-    milestones: tuple[int, ...] = (30, 60, 90)
-    """Epochs at which the rate falls, with ``schedule: step``."""
-    gamma: float = 0.1
-    """Factor of each fall."""
-    warmup_epochs: int = 0
-    """Epochs in which the rate climbs in equal steps to ``learning_rate``; a cosine starts after them."""
-    label_smoothing: float = 0.0
-    """Share of each label that is spread over all classes."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of convolutions and linear layers in training (autocast); weights and the loss stay float32."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work."""
-        _require(self.epochs >= 1, f"training.epochs must be >= 1, got {self.epochs}")
-        _require(self.batch_size >= 1, f"training.batch_size must be >= 1, got {self.batch_size}")
-        _require(self.learning_rate > 0, f"training.learning_rate must be > 0, got {self.learning_rate}")
-        _require(0 <= self.momentum < 1, f"training.momentum must be in [0, 1), got {self.momentum}")
-        _require(self.momentum > 0 or not self.nesterov, "training.nesterov needs training.momentum > 0, got 0")
-        _require(self.weight_decay >= 0, f"training.weight_decay must be >= 0, got {self.weight_decay}")
-        _require(self.gamma > 0, f"training.gamma must be > 0, got {self.gamma}")
-        _require(
-            0 <= self.warmup_epochs < self.epochs,
-            f"training.warmup_epochs must be >= 0 and below training.epochs ({self.epochs}), got {self.warmup_epochs}",
-        )
-        smoothing = self.label_smoothing
-        _require(0 <= smoothing < 1, f"training.label_smoothing must be in [0, 1), got {smoothing}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnchorNetTraining(TrainingSettings):
-    """Stage I: AnchorNet from scratch, 100 epochs of SGD at 0.1 with Nesterov, times 0.1 at 30, 60 and 90."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifierTraining(TrainingSettings):
-    """Stage II: a trained backbone fine-tuned for 30 epochs, cosine from 0.01, no Nesterov."""
-
-    epochs: int = 30
-    learning_rate: float = 0.01
-    nesterov: bool = False
-    schedule: Literal["step", "cosine"] = "cosine"
 
 
 class StepResult(NamedTuple):
@@ -91,11 +34,6 @@ class StepResult(NamedTuple):
     loss: float
     correct: int
     views: int
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 def learning_rate(settings: TrainingSettings, epoch: int) -> float:
@@ -138,7 +76,7 @@ class PatchView:
         proposer: AnchorNet,
         num_patches: int,
         iou_threshold: float,
-        image_size: int = images.CROP,
+        image_size: int = CROP,
         sample: int | None = None,
     ) -> None:
         if sample is not None and not 1 <= sample <= num_patches:
@@ -170,7 +108,7 @@ def whole_view(images_N3HW: Tensor) -> Tensor:
 
 def glance_view(images_N3HW: Tensor) -> Tensor:
     """The whole image shrunk to the size of a patch (95 pixels, AnchorNet's receptive field)."""
-    return images.shrink(images_N3HW, patch_size())
+    return inputs.shrink(images_N3HW, patch_size())
 
 
 @cache

@@ -16,7 +16,7 @@ from anchornet.cascade import confidence, run_all_exits
 from anchornet.checkpoints import load_model
 from anchornet.exit_table import ExitTable
 from anchornet.flops import count_macs
-from anchornet.images import normalise
+from anchornet.inputs import normalise
 from jobs.actors import open_cascade, pool_options
 from jobs.settings import InferenceSettings, PoolSettings
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from anchornet.augment import CropSettings
-from anchornet.bundle import CascadeSettings
-from anchornet.training import AnchorNetTraining, ClassifierTraining
+from anchornet.settings import AnchorNetTraining, CascadeSettings, ClassifierTraining
 
 
 def _require(condition: bool, message: str) -> None:

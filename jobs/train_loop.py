@@ -22,7 +22,7 @@ import ray.train.torch
 import torch
 from torch import Tensor, nn
 
-from anchornet import checkpoints, classifiers, images, storage, training
+from anchornet import checkpoints, classifiers, images, inputs, storage, training
 from anchornet.training import Role, TrainingSettings, View
 from jobs.settings import TrainConfig
 
@@ -227,7 +227,7 @@ def _batches(name: str, plan: TrainPlan, batch_size: int, shuffle_buffer: int) -
     for batch in shard.iter_torch_batches(
         batch_size=batch_size, prefetch_batches=2, local_shuffle_buffer_size=shuffle_buffer or None
     ):
-        yield images.normalise(batch["image"].permute(0, 3, 1, 2)), batch["label"]
+        yield inputs.normalise(batch["image"].permute(0, 3, 1, 2)), batch["label"]
 
 
 def _over_workers(sums: list[float]) -> list[float]:

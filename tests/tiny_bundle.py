@@ -8,9 +8,10 @@ import time
 import torch
 from torch import Tensor, nn
 
-from anchornet.bundle import ROLES, Bundle, CascadeSettings, Preprocessing
+from anchornet.bundle import ROLES, Bundle, Preprocessing
 from anchornet.checkpoints import ModelCard, Role, save_model
 from anchornet.proposal import AnchorNet
+from anchornet.settings import CascadeSettings
 
 CLASSES = ("ant", "bee", "cow")
 ARCHITECTURE = "tests.tiny_bundle:tiny_classifier"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from anchornet import images
+from anchornet import inputs
 from anchornet.anchor_cascade import AnchorCascade, exit_names
-from anchornet.bundle import CascadeSettings
 from anchornet.cascade import run_all_exits, run_cascade
 from anchornet.flops import MacsCounter
 from anchornet.proposal import class_activation_map
+from anchornet.settings import CascadeSettings
 from tests.tiny_bundle import tiny_bundle
 
 ORDERS = [("anchor_first", True), ("anchor_first", False), ("glance_first", False), ("glance_first", True)]
@@ -40,7 +40,7 @@ def median_thresholds(built: AnchorCascade, pixels: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def naive_logits(bundle: object, pixels: np.ndarray) -> list[tuple[str, torch.Tensor]]:
     """Every exit of one image, written down from the paper: (name, logits (C,)) in anchor-first order."""
-    x = images.normalise(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2))
+    x = inputs.normalise(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2))
     proposal = bundle.anchornet.eval()(x)  # type: ignore[attr-defined]
     chosen = proposal.logits.argmax(dim=1)
     cam = class_activation_map(proposal.features, bundle.anchornet.fc.weight, chosen)[0].numpy()  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def naive_logits(bundle: object, pixels: np.ndarray) -> list[tuple[str, torch.Te
         top, left = 8 * (cell // 17), 8 * (cell % 17)
         if all(overlap(top, left, other) <= 0.3 for other in boxes) and len(boxes) < 4:
             boxes.append((top, left))
-    glance = bundle.glance.eval()(images.shrink(x, 95))[0]  # type: ignore[attr-defined]
+    glance = bundle.glance.eval()(inputs.shrink(x, 95))[0]  # type: ignore[attr-defined]
     exits, total = [("anchor", proposal.logits[0]), ("glance", glance)], glance
     for i, (top, left) in enumerate(boxes):
         total = total + bundle.patch.eval()(x[:, :, top : top + 95, left : left + 95])[0]  # type: ignore[attr-defined]

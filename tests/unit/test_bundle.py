@@ -17,9 +17,10 @@ from anchornet import bundle as bundles
 from anchornet import checkpoints, storage
 from anchornet.anchor_cascade import AnchorCascade, exit_names
 from anchornet.budget import Frontier, FrontierPoint, Policy
-from anchornet.bundle import CascadeSettings, assemble_bundle, load_bundle, save_bundle, write_calibration
+from anchornet.bundle import assemble_bundle, load_bundle, save_bundle, write_calibration
 from anchornet.checkpoints import Role, save_model
 from anchornet.exit_table import ExitTable
+from anchornet.settings import CascadeSettings
 from tests.tiny_bundle import CLASSES, save_tiny_models, tiny_bundle, tiny_cards, tiny_networks
 
 

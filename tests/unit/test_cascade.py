@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchornet.cascade import NO_EXIT, Standing, confidence, run_all_exits, run_cascade
+from anchornet.cascade import confidence, run_all_exits, run_cascade
+from anchornet.standing import NO_EXIT, Standing
 from tests.fake_cascade import MACS, FakeCascade, fake_images
 
 FIELDS = ("label_id", "score", "exit", "macs", "boxes")

@@ -17,7 +17,8 @@ from PIL import Image, features
 from torchvision import transforms
 
 from anchornet import images
-from anchornet.images import ImageError, decode, decode_and_preprocess, normalise, preprocess, shrink
+from anchornet.images import ImageError, decode, decode_and_preprocess, preprocess
+from anchornet.inputs import normalise, shrink
 
 RNG = np.random.default_rng(5)
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from anchornet import synthetic
-from anchornet.images import decode, preprocess, shrink
+from anchornet.images import decode, preprocess
+from anchornet.inputs import shrink
 from anchornet.synthetic import CLASSES, make_image, write_dataset
 
 

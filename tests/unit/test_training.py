@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anchornet import images, training
+from anchornet import inputs, training
 from anchornet.patches import PatchSelector
 from anchornet.proposal import AnchorNet, class_activation_map
 from anchornet.receptive_field import ReceptiveField
-from anchornet.training import AnchorNetTraining, ClassifierTraining, PatchView, TrainingSettings
+from anchornet.settings import AnchorNetTraining, ClassifierTraining, TrainingSettings
+from anchornet.training import PatchView
 
 CLASSES = 3
 
@@ -36,7 +37,7 @@ def coloured_images(count: int, size: int = 224) -> tuple[Tensor, Tensor]:
     labels = torch.arange(count) % CLASSES
     pixels = torch.randint(0, 120, (count, 3, size, size), generator=generator, dtype=torch.uint8)
     pixels[torch.arange(count), labels] += 100
-    return images.normalise(pixels), labels
+    return inputs.normalise(pixels), labels
 
 
 @pytest.fixture
