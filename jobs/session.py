@@ -127,7 +127,8 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
         ray.init(address=cluster.address or "auto", runtime_env=runtime_env, log_to_driver=False)
     else:
         with _importable_checkout():
-            ray.init(num_cpus=cluster.local_cpus, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+            cpus = cluster.cpus_of_local_ray()
+            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     _quiet_ray_data()
     try:
         yield

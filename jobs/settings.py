@@ -5,11 +5,15 @@ A field's docstring gives its unit and what None means. ``python -m jobs.NAME --
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 from anchornet.augment import CropSettings
 from anchornet.settings import AnchorNetTraining, CascadeSettings, ClassifierTraining
+
+_FEWEST_CPUS = 4
+"""Logical CPUs with which every job runs at its default sizes."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -23,17 +27,22 @@ class ClusterSettings:
 
     address: str | None = None
     """Ray address (``auto``, ``ray://host:10001``); None joins the cluster of ``ray job submit`` or starts a local Ray."""
-    local_cpus: int = 8
-    """Logical CPUs of a local Ray. More than the machine has cores is right: operators hold fractions, and a pipeline
-    whose operators hold every CPU waits for ever (see docs/surprises.md)."""
+    local_cpus: int | None = None
+    """Logical CPUs of a local Ray; None: as many as there are cores, and at least 4. Operators hold fractions, and a
+    pipeline whose operators hold every CPU waits for ever (see docs/surprises.md); every CPU more starts a process."""
     price_per_hour: float | None = None
     """Money per hour for the whole cluster, for the estimates of ``label --dry-run``; None leaves money out."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _require(self.local_cpus >= 4, f"cluster.local_cpus must be >= 4, got {self.local_cpus}")
+        cpus = self.local_cpus
+        _require(cpus is None or cpus >= _FEWEST_CPUS, f"cluster.local_cpus must be >= {_FEWEST_CPUS}, got {cpus}")
         price = self.price_per_hour
         _require(price is None or price >= 0, f"cluster.price_per_hour must be >= 0, got {price}")
+
+    def cpus_of_local_ray(self) -> int:
+        """Logical CPUs to start a local Ray with."""
+        return self.local_cpus or max(_FEWEST_CPUS, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
