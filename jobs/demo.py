@@ -41,7 +41,7 @@ class Split(NamedTuple):
 SPLITS = (
     Split("train", 1600, 1),
     Split("validation", 200, 2),
-    Split("calibration", 1200, 3),
+    Split("calibration", 1000, 3),
     Split("images", 2000, 4),
 )
 TRAINING: tuple[tuple[str, Main], ...] = (

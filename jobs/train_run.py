@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from anchornet import checkpoints, config, storage
 from jobs import dataset, listing, session
 from jobs.settings import TrainConfig
+from jobs.shards import EveryValidationImage
 from jobs.train_loop import METRICS_FILE, SCORE, TrainPlan, read_state, too_many_unreadable, train_worker
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def run_training(plan: TrainPlan) -> int:
             scaling_config=_scaling(plan.config),
             run_config=_run_config(plan.config),
             datasets=datasets,
-            dataset_config=_EveryValidationImage(),
+            dataset_config=EveryValidationImage(),
         )
         with _progress(storage.join(folder, METRICS_FILE)):
             result = _fit(trainer)
@@ -179,23 +180,6 @@ def _run_config(cfg: TrainConfig) -> ray.train.RunConfig:
         failure_config=ray.train.FailureConfig(max_failures=cfg.workers.max_failures),
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
     )
-
-
-class _EveryValidationImage(ray.train.DataConfig):
-    """Training shards of equal size (or DDP would wait for ever); validation shards that leave no image out."""
-
-    def configure(
-        self, datasets: dict[str, Any], world_size: int, *arguments: Any, **named: Any
-    ) -> list[dict[str, Any]]:
-        """One dict of shards per worker."""
-        split = {name: data for name, data in datasets.items() if name != "validation"}
-        shards = super().configure(split, world_size, *arguments, **named)
-        if "validation" in datasets:
-            for shard, part in zip(
-                shards, datasets["validation"].streaming_split(world_size, equal=False), strict=True
-            ):
-                shard["validation"] = part
-        return shards
 
 
 def _fit(trainer: TorchTrainer) -> ray.train.Result:

@@ -21,7 +21,7 @@ def worker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def local_ray(s3_server, worker_folder: Path) -> Iterator[None]:  # type: ignore[no-untyped-def]
-    """A local Ray of 8 logical CPUs, whose workers import the checkout and reach the tests' S3 server.
+    """A local Ray of 4 logical CPUs, whose workers import the checkout and reach the tests' S3 server.
 
     Workers inherit the environment of the process that starts Ray; a runtime environment would start each of them
     through a second interpreter.
