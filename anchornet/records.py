@@ -15,6 +15,7 @@ from anchornet.standing import NO_EXIT, Standing
 OK, UNREADABLE, FAILED = "ok", "unreadable", "failed"
 STATUSES = (OK, UNREADABLE, FAILED)
 BUDGET_EXHAUSTED = "budget exhausted before the first exit"
+NOT_FINITE = "the network's output is not finite"
 GIGA = 1_000_000_000
 
 MANIFEST_SCHEMA = pa.schema([("image_id", pa.int64()), ("uri", pa.string())])
@@ -135,13 +136,17 @@ def with_carried(table: pa.Table, rows: np.ndarray, arrays: Mapping[str, np.ndar
 def finish(
     table: pa.Table, classes: Sequence[str], exit_names: Sequence[str], confidence: np.ndarray | None
 ) -> pa.Table:
-    """Output rows (LABEL_SCHEMA) from rows that have left; ``confidence`` (N,) is NaN or None where there is none."""
-    exits = table["exit"].to_numpy()
-    labelled = exits != NO_EXIT
+    """Output rows (LABEL_SCHEMA) from rows that have left; ``confidence`` (N,) is NaN or None where there is none.
+
+    A row that no exit was computed for, or whose score is NaN (overflow in a network), has no label and status ``failed``.
+    """
+    exits, score = table["exit"].to_numpy(), table["score"].to_numpy()
+    labelled = (exits != NO_EXIT) & ~np.isnan(score)
     status = np.array(table["status"].to_pylist(), dtype=object)
     error = np.array(table["error"].to_pylist(), dtype=object)
-    starved = (status == OK) & ~labelled
-    status[starved], error[starved] = FAILED, BUDGET_EXHAUSTED
+    for lost, reason in (exits == NO_EXIT, BUDGET_EXHAUSTED), (np.isnan(score), NOT_FINITE):
+        lost = lost & (status == OK)
+        status[lost], error[lost] = FAILED, reason
     label_id = table["label_id"].to_numpy()
     calibrated = np.full(len(table), np.nan) if confidence is None else confidence
     columns = {
@@ -152,7 +157,7 @@ def finish(
         ),
         "label_id": pa.array(label_id, pa.int32(), mask=~labelled),
         "confidence": pa.array(calibrated, pa.float32(), mask=~labelled | np.isnan(calibrated)),
-        "score": pa.array(table["score"].to_numpy(), pa.float32(), mask=~labelled),
+        "score": pa.array(score, pa.float32(), mask=~labelled),
         "exit": pa.array(
             [exit_names[k] if known else None for k, known in zip(exits, labelled, strict=True)], pa.string()
         ),

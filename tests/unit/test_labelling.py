@@ -74,6 +74,21 @@ def test_without_budget_a_row_says_so() -> None:
     assert set(rows["error"].to_pylist()) == {None, records.BUDGET_EXHAUSTED}
 
 
+def test_what_a_network_makes_of_overflow_is_no_label() -> None:
+    table = fresh(fake_images(3))
+    cascade = FakeCascade()
+    table = label_stage(
+        cascade, cascade.stages[0], table, np.arange(3), np.full((3, 4), -np.inf, np.float32), None
+    ).table
+    score = pa.array(np.array([0.5, np.nan, 0.7], np.float32))
+    rows = finish_rows(cascade, records.with_columns(table, {"score": score}), None)
+    assert rows["status"].to_pylist() == ["ok", "failed", "ok"]
+    assert rows["error"].to_pylist() == [None, records.NOT_FINITE, None]
+    for column in ("label", "label_id", "score", "exit"):
+        assert rows[column].is_null().to_pylist() == [False, True, False]
+    assert rows["gflops"].to_pylist()[1] > 0
+
+
 def test_only_bad_rows() -> None:
     rows = through_both_stages(fresh(fake_images(2), bad=(0, 1)), limits(2), (None, None))
     assert rows["status"].to_pylist() == ["unreadable", "unreadable"]
