@@ -219,9 +219,8 @@ class AnchorCascade(Cascade[AnchorState]):
         crops = crop_patches(state.images, state.boxes[:, state.patches_seen], self.patch_size)
         return self._add(replace(state, patches_seen=state.patches_seen + 1), "patch", self._normalised(crops))
 
-    def _add(self, state: AnchorState, network: str, inputs: Tensor) -> tuple[Tensor, AnchorState]:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = state.logits + self._networks[network](inputs).float()
+    def _add(self, state: AnchorState, network: str, views: Tensor) -> tuple[Tensor, AnchorState]:
+        logits = state.logits + self._networks[network](views.contiguous(memory_format=torch.channels_last)).float()
         return logits, replace(state, logits=logits)
 
     def _random_map(self, state: AnchorState, like: Tensor) -> Tensor:

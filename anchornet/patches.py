@@ -76,12 +76,6 @@ def crop_patches(images: Tensor, top_left: Tensor, size: int) -> Tensor:
     return windows[rows, :, top_left[:, 0], top_left[:, 1]]
 
 
-def random_cells(selector: PatchSelector, num_images: int, generator: torch.Generator) -> Tensor:
-    """Cells (num_images, P) under the selector's rule on maps of uniform noise: the reference AnchorNet has to beat."""
-    noise = torch.rand(num_images, selector.grid, selector.grid, generator=generator, device=generator.device)
-    return selector(noise)
-
-
 def _finite(score_NG: Tensor) -> Tensor:
     """The scores with NaN and -inf as the lowest finite value, which leaves -inf to mean struck out."""
     lowest = torch.finfo(score_NG.dtype).min

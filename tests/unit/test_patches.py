@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from anchornet.patches import PatchSelector, crop_patches, random_cells
+from anchornet.patches import PatchSelector, crop_patches
 from anchornet.receptive_field import ReceptiveField, candidate_boxes, iou_table
 
 PAPER = ReceptiveField(95, 8)
@@ -135,13 +135,3 @@ def test_every_candidate_fits_its_image() -> None:
 def test_a_box_outside_its_image_is_an_error() -> None:
     with pytest.raises(IndexError):
         crop_patches(torch.zeros(1, 3, 100, 100), torch.tensor([[6, 0]]), 95)
-
-
-def test_random_cells_follow_the_rule_and_the_generator() -> None:
-    selector = PatchSelector(17, PAPER, 0.3, 4)
-    first, again = (random_cells(selector, 50, torch.Generator().manual_seed(5)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert first.shape == (50, 4)
-    assert len(first[:, 0].unique()) > 30
-    iou = iou_table(17, PAPER)[first[:, :, None], first[:, None, :]]
-    assert (iou <= 0.3).sum().item() == 50 * 4 * 3
