@@ -111,7 +111,7 @@ class Frontier:
         if not gflops >= self.minimum_gflops * (1 - 1e-12):
             raise ValueError(
                 f"budget of {gflops:.6g} GFLOPs per image is below the first exit ({self.minimum_gflops:.6g}); "
-                f"raise the budget to at least {self.minimum_gflops:.6g} or use a smaller network"
+                f"raise the budget to at least {rounded_up(self.minimum_gflops)} or use a smaller network"
             )
         if gflops > self.maximum_gflops * (1 + 1e-9):
             log.warning(
@@ -176,6 +176,11 @@ class Frontier:
             raise ValueError("frontier.json is not a frontier of version 1; calibrate the bundle again")
         points = tuple(_point_in(point) for point in content["points"])
         return cls(tuple(content["exits"]), points, content["num_images"], content["labelled"], content["hashes"])
+
+
+def rounded_up(gflops: float) -> str:
+    """The number with six decimals, never below itself, for messages that name a minimum."""
+    return f"{math.ceil(round(gflops * 1e6, 3)) / 1e6:.6f}"
 
 
 def _number_out(value: float) -> float | str:

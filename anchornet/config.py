@@ -70,7 +70,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set one ``section.key=value`` in place; the value is read as YAML, so numbers and lists come out typed."""
+    """Set one ``section.key=value`` in place, as an _Override: its type is known only when the dataclass is built."""
     dotted, separator, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):
@@ -81,10 +81,25 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from error
     for key in keys[:-1]:
         child = tree.setdefault(key, {})
+        if isinstance(child, _Override):
+            child = tree[key] = child.value
         if not isinstance(child, dict):
             raise ConfigError(f"override {override!r}: {key} is a value, not a section")
         tree = child
-    tree[keys[-1]] = value
+    tree[keys[-1]] = _Override(text, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Override:
+    """A value from the command line: its text, and what YAML makes of it (numbers and lists come out typed)."""
+
+    text: str
+    value: Any
+
+    def as_type(self, hint: Any) -> Any:
+        """The text itself for a string, so that ``2026_11`` and ``my photos #1`` stay what they are, else the value."""
+        plain_text = hint is str and not self.text.lstrip().startswith(("'", '"'))
+        return self.text if plain_text else self.value
 
 
 def _build(cls: Any, tree: Mapping[str, Any], source: str, section: str) -> Any:
@@ -122,6 +137,8 @@ def _convert(value: Any, hint: Any, source: str, dotted: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(value, arguments, source, dotted)
+    if isinstance(value, _Override):
+        value = value.as_type(hint)
     if dataclasses.is_dataclass(hint):
         if value is None:
             value = {}
@@ -142,7 +159,8 @@ def _convert(value: Any, hint: Any, source: str, dotted: str) -> Any:
 
 
 def _convert_union(value: Any, options: tuple[Any, ...], source: str, dotted: str) -> Any:
-    if value is None and type(None) in options:
+    given = value.value if isinstance(value, _Override) else value
+    if given is None and type(None) in options:
         return None
     problems = []
     for option in options:

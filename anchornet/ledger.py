@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -67,12 +68,13 @@ class Ledger:
         self._open_macs = 0
         self._open_expected = 0.0
         self._epoch = state.epoch + 1 if state else 1
+        self._owner = uuid.uuid4().hex
         self._next_id = 0
         self._largest_rows = 0
         self._eager = [_EAGER_AT_FIRST] * num_stages
         self._steering = Steering(plan.frontier, plan.stage_starts, plan.num_images)
         self._pending = list(state.pending) if state and same_session else [0] * num_stages
-        self._tally = LedgerTally(len(plan.exit_macs), state)
+        self._tally = LedgerTally(len(plan.exit_macs), state, same_session)
         if state and same_session:
             self._seen.restore(state.seen)
             self._take_over(state)
@@ -88,7 +90,7 @@ class Ledger:
         content = mark.read()
         state = MarkState.from_bytes(content) if content is not None else None
         ledger = cls(plan, mark, state)
-        if state is not None:
+        if state is not None and state.authorised_macs:
             log.info("ledger reopened: %d of %d multiply-adds count as spent", state.authorised_macs, plan.budget_macs)
             if ledger.left_macs < ledger._reserve_macs():
                 log.warning("the budget left does not cover the first exit of every image; some will get no label")
@@ -166,8 +168,12 @@ class Ledger:
         """These images will never be leased (unreadable files): nothing is kept in reserve for them any more."""
         self._seen.skip(np.asarray(image_ids, np.int64))
 
+    def close(self) -> None:
+        """Mark the spend as it is, without a chunk for more: a later start then finds what was really charged."""
+        self._write_mark(last=True)
+
     def report(self) -> dict[str, Any]:
-        """Asked, planned, spent and wasted, exits planned and realised, accuracy expected, policy over time; JSON-able."""
+        """Asked, planned and spent, what was lost, exits planned and realised, policy over time; JSON-able."""
         lost = sum(
             lease.terms.allowance_macs
             for lease in self._open.values()
@@ -180,7 +186,6 @@ class Ledger:
             "spent_macs": self.charged_macs,
             "open_macs": self._open_macs,
             "lost_lease_macs": lost,
-            "wasted_macs": lost + self._tally.repeated_macs + self._tally.restart_macs,
             "num_images": self.plan.num_images,
             "num_seen": self._seen.num_leased[0],
             "exits": list(self.plan.frontier.exits),
@@ -189,7 +194,7 @@ class Ledger:
             "expected_accuracy_se": self._planned.accuracy_se,
             "expected_spend_error": self._planned.spend_error,
         }
-        return report | self._tally.report(self.plan.frontier)
+        return report | self._tally.report(self.plan.frontier.costs_macs)
 
     def _plan_policy(self) -> MixedPolicy:
         """The point of the frontier for everything that is left, before the first lease."""
@@ -292,17 +297,19 @@ class Ledger:
             self._open_expected += terms.expected_macs
             self._seen.num_settled[terms.stage] -= terms.num_rows
 
-    def _write_mark(self) -> None:
-        """Authorise the next chunk; the mark is safe before anything in it is granted."""
+    def _write_mark(self, last: bool = False) -> None:
+        """Authorise the next chunk, or only what is charged; the mark is safe before anything in it is granted."""
         content = self._mark.read() if self._next_id else None
-        if content is not None and MarkState.epoch_of(content) != self._epoch:
+        if content is not None and MarkState.owner_of(content) != self._owner:
             raise RuntimeError("another ledger has taken over this run's mark; this one stops granting")
         # a mark names every open lease: the more there are, the more one write has to buy
         chunk = int(max(self.plan.chunk_fraction * self.plan.budget_macs, _CHUNK_OF_OPEN * self._open_macs))
         if self.plan.fixed_policy is None:  # near the minimum a lost chunk would cost labels, so it is kept small there
             chunk = max(0, min(chunk, (self.left_macs - self._reserve_macs()) // 10))
+        chunk = 0 if last else chunk
         state = MarkState(
             authorised_macs=self.charged_macs + chunk,
+            owner=self._owner,
             epoch=self._epoch,
             session=self.plan.session,
             settled_macs=self._settled_macs,

@@ -80,11 +80,13 @@ class OpenLease(NamedTuple):
 class MarkState:
     """What a mark says."""
 
-    authorised_macs: int
+    authorised_macs: int = 0
     """No more than this was ever charged: settled work and the allowances of open leases together."""
-    epoch: int
+    owner: str = ""
+    """The ledger that wrote it, a number drawn when it was opened; whoever finds another one here stops granting."""
+    epoch: int = 0
     """How often the ledger was opened; part of every lease id, so that ids of a dead ledger are known to be old."""
-    session: str
+    session: str = ""
     """The driver's run that wrote it; the seen images are valid within one session only."""
     settled_macs: int = 0
     wasted_macs: int = 0
@@ -101,15 +103,15 @@ class MarkState:
     """Images leased at each stage."""
 
     def to_bytes(self) -> bytes:
-        """JSON; the epoch comes first."""
-        values = {"epoch": self.epoch} | vars(self) | {"open_leases": base64.b64encode(self.open_leases).decode()}
+        """JSON; the owner comes first."""
+        values = {"owner": self.owner} | vars(self) | {"open_leases": base64.b64encode(self.open_leases).decode()}
         return json.dumps(values).encode()
 
     @staticmethod
-    def epoch_of(content: bytes) -> int:
-        """The epoch alone, without reading the rest."""
+    def owner_of(content: bytes) -> str:
+        """The owner alone, without reading the rest."""
         head, _, _ = content.partition(b",")
-        return int(head.partition(b":")[2])
+        return head.partition(b":")[2].strip().strip(b'"').decode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> MarkState:
@@ -121,7 +123,7 @@ class MarkState:
             values = json.loads(content)
             packed = base64.b64decode(values.pop("open_leases"), validate=True)
             state = cls(**values, open_leases=packed)
-            if state.authorised_macs < 0 or state.epoch < 1:
+            if state.authorised_macs < 0 or state.epoch < 0:
                 raise ValueError(f"authorised_macs {state.authorised_macs}, epoch {state.epoch}")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RuntimeError(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from anchornet.budget import Frontier
 from anchornet.ledger_mark import MarkState
 from anchornet.policy import GIGA
 
@@ -20,19 +19,17 @@ _MOST_MOMENTS = 256
 class LedgerTally:
     """Counts of one ledger."""
 
-    def __init__(self, num_exits: int, state: MarkState | None) -> None:
-        """state: what an earlier ledger of the job left behind."""
-        self.exits_realised = [0] * num_exits
+    def __init__(self, num_exits: int, state: MarkState | None, same_session: bool) -> None:
+        """state: what an earlier ledger of the job left behind, in this session or in an earlier start of the job."""
+        self.exits_realised = list(state.exits_realised) if state and same_session else [0] * num_exits
         self.restart_macs = 0
         if state is not None:
-            self.exits_realised = list(state.exits_realised)
             self.restart_macs = state.wasted_macs + state.authorised_macs - state.settled_macs
         self.num_leases = self.num_settlements = 0
         self.unknown_settlements = self.mark_writes = 0
         self.repeated_rows = self.repeated_macs = self.overdrawn_macs = 0
         self.first_rows = state.first_rows if state else 0
         self.first_rows_repeated = state.first_rows_repeated if state else 0
-        self._position_rows = self._rows = 0.0
         self._moments: list[tuple[int, float]] = []
         self._stride = 1
 
@@ -40,8 +37,6 @@ class LedgerTally:
         """Count a lease and, now and then, where on the frontier it stood."""
         self.repeated_rows += num_rows - num_new
         if stage == 0:
-            self._position_rows += num_rows * position
-            self._rows += num_rows
             self.first_rows += num_rows
             self.first_rows_repeated += num_rows - num_new
         if self.num_leases % self._stride == 0:
@@ -63,15 +58,13 @@ class LedgerTally:
         """Fraction of the rows of the first stage that were leased before: batches that were lost."""
         return self.first_rows_repeated / self.first_rows if self.first_rows else 0.0
 
-    def report(self, frontier: Frontier) -> dict[str, Any]:
-        """The part of the ledger's report that is only counted."""
-        places = np.arange(len(frontier.points))
+    def report(self, costs_macs: np.ndarray) -> dict[str, Any]:
+        """The part of the ledger's report that is only counted; costs_macs (P,): those of the frontier's points."""
+        places = np.arange(len(costs_macs))
         return {
             "exits_realised": list(self.exits_realised),
-            "expected_accuracy": self._accuracy(frontier),
             "policy_over_time": [
-                (seen, float(np.interp(position, places, frontier.costs_macs)) / GIGA)
-                for seen, position in self._moments
+                (seen, float(np.interp(position, places, costs_macs)) / GIGA) for seen, position in self._moments
             ],
             "restart_macs": self.restart_macs,
             "repeated_macs": self.repeated_macs,
@@ -82,9 +75,3 @@ class LedgerTally:
             "num_unknown_settlements": self.unknown_settlements,
             "num_mark_writes": self.mark_writes,
         }
-
-    def _accuracy(self, frontier: Frontier) -> float | None:
-        """Cross-fitted accuracy at the mean position of all images so far; None without labels or images."""
-        if not self._rows or not frontier.labelled:
-            return None
-        return frontier.describe(self._position_rows / self._rows).accuracy

@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 S3_ATTEMPTS = 12
+_NO_DATA = {"_SUCCESS", "_temporary", "_metadata", "_common_metadata"}
 REQUEST_TIMEOUT_S = 60.0
 """Seconds without a byte before a request is given up; Arrow's 3 are too few for a server that is under load."""
 
@@ -86,6 +87,25 @@ def list_files(uri: str) -> list[tuple[str, int]]:
     prefix = "s3://" if is_s3(uri) else ""
     infos = file_system.get_file_info(pafs.FileSelector(path, recursive=True))
     return sorted((prefix + info.path, info.size) for info in infos if info.type == pafs.FileType.File)
+
+
+def list_visible(uri: str) -> list[str]:
+    """Every file below the folder ``uri`` that is meant as data, sorted by name.
+
+    Left out are files and folders whose name begins with a dot, and what Spark and Arrow write beside data
+    (``_SUCCESS`` and its like). A camera's ``_MG_1234.JPG`` is data. Raises FileNotFoundError when the folder does not
+    exist, ValueError for a local name that is not UTF-8.
+    """
+    root = absolute(uri).rstrip("/")
+    try:
+        found = list_files(root)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a file below {uri} has a name that is not UTF-8 ({error}); rename it") from error
+    return [file for file, _ in found if not any(map(_is_hidden, file[len(root) + 1 :].split("/")))]
+
+
+def _is_hidden(name: str) -> bool:
+    return name in _NO_DATA or (name.startswith(".") and name not in (".", ".."))
 
 
 def read_bytes(uri: str) -> bytes:

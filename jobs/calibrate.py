@@ -20,8 +20,9 @@ from anchornet.calibration import calibration_errors
 from anchornet.exit_table import ExitTable
 from anchornet.picture import frontier_picture
 from jobs.dataset import labelled_images
-from jobs.exits import ExitWork, collect
-from jobs.session import ray_session, run_job, write_json
+from jobs.exits import ExitWork, check_pool, collect
+from jobs.listing import list_images
+from jobs.session import ray_session, run_job, save_provenance, write_json
 from jobs.settings import CalibrateConfig
 from jobs.train_loop import model_folder
 
@@ -36,13 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def execute(config: CalibrateConfig) -> int:
-    """Assemble, collect, fit, write."""
+    """List, assemble, collect, fit, write."""
+    list_images(config.data, None, seed=config.run.seed)  # refuses unusable data before a calibrated bundle is replaced
     if config.models.given:
         assemble_bundle(config.bundle, *(model_folder(folder) for folder in config.models.folders), config.cascade)
     bundle = load_bundle(config.bundle)
     AnchorCascade(bundle)  # refuses a selection that cannot be met, before anything is started
     with ray_session(config.cluster):
+        check_pool(config.pool, config.cluster)
         labelled = labelled_images(config.data, bundle.classes, seed=config.run.seed)
+        save_provenance(config)
         work = ExitWork(bundle=storage.absolute(config.bundle), pool=config.pool, inference=config.inference)
         table = collect(labelled.dataset, work, bundle)["cascade"]
     _warn_of_unreadable(labelled.num_images, len(table.image_id))

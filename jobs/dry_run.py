@@ -21,10 +21,10 @@ from anchornet.picture import frontier_picture
 from anchornet.records import GIGA, OK
 from anchornet.tally import label_tables
 from jobs import ingest
+from jobs.label_folder import LABELS_FOLDER, MARK_FILE
 from jobs.label_plan import LabelPlan
-from jobs.label_report import LABELS_FOLDER
-from jobs.ledger_actor import MARK_FILE, start_ledger
-from jobs.session import write_json
+from jobs.ledger_actor import start_ledger
+from jobs.session import save_provenance, write_json
 from jobs.settings import LabelConfig
 
 SAMPLE_IMAGES = 384
@@ -37,6 +37,7 @@ RunPipeline = Callable[[LabelConfig, LabelPlan, ActorHandle], None]
 def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan, run_pipeline: RunPipeline) -> int:
     """Label a sample under the planned policy in a folder of its own, print and write the estimate; exit code 0."""
     sample_config, sample_plan = _sample(config, plan)
+    save_provenance(sample_config)
     mark = storage.absolute(storage.join(sample_config.run.folder, MARK_FILE))
     ledger = start_ledger(sample_plan.ledger, mark)
     run_pipeline(sample_config, sample_plan, ledger)
@@ -112,7 +113,8 @@ def _estimate(config: LabelConfig, plan: LabelPlan, rows: pa.Table, seconds: Sec
 def _images_per_s(config: LabelConfig, seconds: Seconds) -> tuple[float, str]:
     """Images per second of the whole job, start-up left out, and what limits them.
 
-    A pool can do (its largest size / seconds per image). On a local Ray all work shares this machine's cores besides.
+    A pool can do (its largest size / seconds per image); reading and decoding has the logical CPUs that Ray has now and the
+    pools leave. On a local Ray all work shares this machine's cores besides.
     """
     pools = (config.stage1, config.stage2)
     rates = {
@@ -120,7 +122,10 @@ def _images_per_s(config: LabelConfig, seconds: Seconds) -> tuple[float, str]:
         for i, (pool, stage_s) in enumerate(zip(pools, seconds.stages, strict=True))
         if stage_s > 0
     }
-    if config.cluster.address is None:
+    cluster_cpus = ray.cluster_resources().get("CPU", 0.0) - sum(pool.largest * pool.cpus for pool in pools)
+    tasks = max(1, int(cluster_cpus / config.input.decode_cpus))
+    rates[f"reading and decoding ({tasks} tasks)"] = tasks / seconds.decode
+    if config.cluster.is_local:
         cores = os.cpu_count() or 1
         threads = [min(cores, pool.threads or max(1, cores // pool.largest)) if not pool.gpus else 0 for pool in pools]
         core_s = seconds.decode + sum(n * s for n, s in zip(threads, seconds.stages, strict=True))

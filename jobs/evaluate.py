@@ -18,8 +18,8 @@ from anchornet.exit_table import ExitTable
 from anchornet.flops import count_macs
 from anchornet.receptive_field import receptive_field
 from jobs.dataset import labelled_images
-from jobs.exits import ExitWork, collect
-from jobs.session import ray_session, run_job, write_json
+from jobs.exits import ExitWork, check_pool, collect
+from jobs.session import ray_session, run_job, save_provenance, write_json
 from jobs.settings import EvaluateConfig
 from jobs.train_loop import model_folder
 
@@ -44,8 +44,12 @@ def execute(config: EvaluateConfig) -> int:
         references=True,
         full=storage.absolute(model_folder(config.full)) if config.full else None,
     )
+    if work.full and not storage.exists(work.full):
+        raise ValueError(f"full {config.full} does not exist; train it with role=full, or set full to null")
     with ray_session(config.cluster):
+        check_pool(config.pool, config.cluster)
         labelled = labelled_images(config.data, bundle.classes, seed=config.run.seed)
+        save_provenance(config)
         tables = collect(labelled.dataset, work, bundle)
     budgets = config.gflops_per_image or evaluation.spread(bundle.frontier, NUM_BUDGETS)
     report = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
 import torch
 
@@ -18,7 +19,8 @@ from anchornet.exit_table import ExitTable
 from anchornet.flops import count_macs
 from anchornet.inputs import normalise
 from jobs.actors import open_cascade, pool_options
-from jobs.settings import InferenceSettings, PoolSettings
+from jobs.dataset import READ_CPUS
+from jobs.settings import ClusterSettings, InferenceSettings, PoolSettings
 
 RANDOM_PATCHES_SEED = 1
 
@@ -90,6 +92,19 @@ class FullNetwork:
         batch = normalise(torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2))
         score, label = confidence(self._network(batch.to(self._precision)))
         return _lists("full", score[:, None], label[:, None], np.full((len(pixels), 1), self._macs))
+
+
+def check_pool(pool: PoolSettings, cluster: ClusterSettings) -> None:
+    """Refuse (ValueError) a pool that a local Ray can never hold beside one task that reads: it would wait for ever."""
+    if not cluster.is_local:
+        return
+    have = ray.cluster_resources()
+    cpus, gpus = pool.largest * pool.cpus + READ_CPUS, pool.largest * pool.gpus
+    if cpus > have.get("CPU", 0.0) or gpus > have.get("GPU", 0.0):
+        raise ValueError(
+            f"{pool.largest} actors and a reading task need {cpus:g} logical CPUs and {gpus:g} GPUs, Ray has "
+            f"{have.get('CPU', 0.0):g} and {have.get('GPU', 0.0):g}; lower pool.actors, pool.cpus or pool.gpus"
+        )
 
 
 def collect(dataset: ray.data.Dataset, work: ExitWork, bundle: Bundle) -> dict[str, ExitTable]:

@@ -49,8 +49,8 @@ def manifest_files(run_folder: str) -> list[str]:
 def list_input(settings: InputSettings) -> list[str]:
     """URIs of all files below a folder or prefix, sorted; or the column ``uri`` of a Parquet file, in its order.
 
-    Every file is listed, whatever its name: one that is no image becomes a row that says so. Only hidden files (a part
-    of the name begins with ``.`` or ``_``) are left out. Raises ValueError when there is nothing to label.
+    Every file is listed, whatever it is: one that is no image becomes a row that says so. Only hidden files
+    (``storage.list_visible``) are left out. Raises ValueError when there is nothing to label.
     """
     uris = _read_uris(settings.path) if settings.path.endswith(".parquet") else _list_folder(settings.path)
     if not uris:
@@ -61,25 +61,29 @@ def list_input(settings: InputSettings) -> list[str]:
 
 
 def _list_folder(path: str) -> list[str]:
-    root = storage.absolute(path)
     try:
-        files = storage.list_files(root)
+        return storage.list_visible(path)
     except FileNotFoundError as error:
         raise ValueError(f"input {path} does not exist; give a folder, an s3:// prefix or a Parquet file") from error
-    return [uri for uri, _ in files if not any(part[:1] in "._" for part in uri[len(root) :].strip("/").split("/"))]
 
 
 def _read_uris(path: str) -> list[str]:
     table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
     if "uri" not in table.column_names:
         raise ValueError(f"input {path} has no column 'uri' (it has {', '.join(table.column_names)}); rename it")
+    kind = table["uri"].type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"input {path}: column 'uri' must be text, got {kind}; cast it")
     if table["uri"].null_count:
         raise ValueError(f"input {path} has {table['uri'].null_count} rows without a uri; remove them")
     return [storage.absolute(uri) for uri in table["uri"].to_pylist()]
 
 
 def write_manifest(run_folder: str, table: pa.Table) -> None:
-    """Write ``table`` (MANIFEST_SCHEMA) as the manifest of a run."""
+    """Write ``table`` (MANIFEST_SCHEMA) as the manifest of a run, in place of what an interrupted start left."""
+    if storage.exists(storage.join(run_folder, MANIFEST_FOLDER)):
+        for uri in manifest_files(run_folder):
+            storage.delete(uri)
     for start in range(0, len(table), ROWS_PER_MANIFEST_FILE):
         buffer = io.BytesIO()
         pq.write_table(table.slice(start, ROWS_PER_MANIFEST_FILE), buffer)
@@ -126,6 +130,8 @@ def read_or_error(uri: str) -> bytes | OSError:
         return storage.read_bytes(uri)
     except OSError as error:
         return error
+    except ValueError as error:  # a name that no storage can have, such as a key with an empty part
+        return OSError(f"{type(error).__name__}: {error}")
 
 
 def shape_or_error(content: bytes | OSError, max_pixels: int) -> tuple[bytes | None, str, str | None]:

@@ -7,9 +7,12 @@ Images stream from storage through two pools of actors; the same command in the 
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -21,11 +24,19 @@ from anchornet.bundle import load_bundle
 from jobs import ingest
 from jobs.actors import CALLS_IN_FLIGHT, StageActor, StageWork, pool_options
 from jobs.dry_run import dry_run
-from jobs.label_plan import CHECKPOINT_FOLDER, SMALL_TASK_CPUS, LabelPlan, check_resources, plan_label
-from jobs.label_report import LABELS_FOLDER, LabelReport
-from jobs.ledger_actor import MARK_FILE, start_ledger
+from jobs.label_folder import (
+    CHECKPOINT_FOLDER,
+    LABELS_FOLDER,
+    MARK_FILE,
+    REPORT_FILE,
+    check_same_run,
+    drop_doubtful_commits,
+)
+from jobs.label_plan import SMALL_TASK_CPUS, LabelPlan, check_resources, plan_label
+from jobs.label_report import exit_code, make_report, render
+from jobs.ledger_actor import start_ledger
 from jobs.progress import progress_lines
-from jobs.session import ray_session, run_job
+from jobs.session import ray_session, run_job, save_provenance, write_json
 from jobs.settings import LabelConfig
 
 logger = logging.getLogger(__name__)
@@ -47,16 +58,33 @@ def execute(config: LabelConfig) -> int:
         check_resources(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
         if config.dry_run:
             return dry_run(config, bundle, plan, run_pipeline)
-        report = LabelReport(config, plan)
-        ledger = start_ledger(plan.ledger, storage.absolute(storage.join(config.run.folder, MARK_FILE)))
-        try:
-            if plan.remaining:
-                run_pipeline(config, plan, ledger)
-        finally:
-            report.close(ledger)
-            ray.kill(ledger)
-    sys.stdout.write(report.text() + "\n")
-    return report.exit_code
+        check_same_run(config, bundle)
+        report = _finished_report(config, plan) or _run(config, plan)
+    sys.stdout.write(render(report) + "\n")
+    return exit_code(report, config.max_failed_fraction)
+
+
+def _finished_report(config: LabelConfig, plan: LabelPlan) -> dict[str, Any] | None:
+    """The report of a run that has nothing left to do."""
+    uri = storage.join(config.run.folder, REPORT_FILE)
+    return None if plan.remaining or not storage.exists(uri) else json.loads(storage.read_bytes(uri))
+
+
+def _run(config: LabelConfig, plan: LabelPlan) -> dict[str, Any]:
+    """Label what remains; the report, written also when the pipeline fails."""
+    save_provenance(config)
+    drop_doubtful_commits(config.run.folder)
+    started = time.perf_counter()
+    ledger = start_ledger(plan.ledger, storage.absolute(storage.join(config.run.folder, MARK_FILE)))
+    try:
+        if plan.remaining:
+            run_pipeline(config, plan, ledger)
+    finally:
+        ray.get(ledger.close.remote())
+        report = make_report(config, plan, ray.get(ledger.report.remote()), time.perf_counter() - started)
+        write_json(storage.join(config.run.folder, REPORT_FILE), report)
+        ray.kill(ledger)
+    return report
 
 
 def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> None:

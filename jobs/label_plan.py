@@ -5,22 +5,17 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-import pyarrow.parquet as pq
-
-from anchornet import storage
 from anchornet.anchor_cascade import AnchorCascade
-from anchornet.budget import MixedPolicy
+from anchornet.budget import Frontier, MixedPolicy, rounded_up
 from anchornet.bundle import Bundle
 from anchornet.cascade import stage_starts
 from anchornet.ledger import LedgerPlan
 from anchornet.records import GIGA
+from jobs.label_folder import count_labelled, spent_so_far
 from jobs.settings import LabelConfig
 
-CHECKPOINT_FOLDER = "checkpoint"
 SMALL_TASK_CPUS = 0.25
 """Logical CPUs of a task that reads manifest rows or writes label rows."""
-_PENDING = ".pending.parquet"
-"""End of the name of a checkpoint file whose label file may be incomplete (Ray Data's two-phase commit)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,8 @@ class LabelPlan:
     """Images in the manifest."""
     num_labelled: int
     """Of these, images that an earlier start of this run has finished."""
+    spent_macs: int
+    """What earlier starts of this run spent of the budget."""
     policy: MixedPolicy
     """The point of the frontier that the budget buys, for images like those of the calibration."""
     ledger: LedgerPlan
@@ -53,7 +50,8 @@ class LabelPlan:
         shares = zip(self.exits, policy.exit_fractions, strict=True)
         lines = [
             f"images   {self.num_images:,}, of which {self.num_labelled:,} are labelled already",
-            f"budget   {self.budget_macs / GIGA:,.3f} GFLOPs, {per_image:.4f} per image",
+            f"budget   {self.budget_macs / GIGA:,.3f} GFLOPs, {per_image:.4f} per image"
+            + (f"; {self.spent_macs / GIGA:,.3f} of them spent by earlier starts" if self.spent_macs else ""),
             f"plan     {policy.expected_gflops:.4f} GFLOPs per image: "
             + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares),
         ]
@@ -71,11 +69,16 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
     if frontier is None:
         raise ValueError(f"bundle {config.bundle} has no frontier; run python -m jobs.calibrate first")
     per_image = config.budget.gflops_per_image or (config.budget.total_gflops or 0.0) / num_images
-    policy = frontier.at(per_image)
     num_labelled = count_labelled(config.run.folder)
+    budget_macs = round(per_image * num_images * GIGA)
+    spent_macs = spent_so_far(config.run.folder, num_labelled)
     cascade = AnchorCascade(bundle)  # measures what each exit costs on the bundle's own networks
+    first = cascade.exits[0].macs
+    policy = policy_for_the_rest(
+        config.budget.mode, frontier, per_image, budget_macs - spent_macs, num_images - num_labelled, first
+    )
     ledger = LedgerPlan(
-        budget_macs=round(per_image * num_images * GIGA),
+        budget_macs=budget_macs,
         num_images=num_images - num_labelled,
         exit_macs=tuple(exit.macs for exit in cascade.exits),
         stage_starts=stage_starts(cascade),
@@ -84,21 +87,27 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
         session=uuid.uuid4().hex,
         fixed_policy=policy if config.budget.mode == "fixed" else None,
     )
-    return LabelPlan(num_images, num_labelled, policy, ledger, frontier.exits)
+    return LabelPlan(num_images, num_labelled, spent_macs, policy, ledger, frontier.exits)
 
 
-def count_labelled(run_folder: str) -> int:
-    """Images whose rows are written and committed; an uncommitted file is deleted and computed again by the resume."""
-    folder = storage.join(run_folder, CHECKPOINT_FOLDER)
-    if not storage.exists(folder):
-        return 0
-    count = 0
-    for uri, _ in storage.list_files(folder):
-        if uri.endswith(".parquet") and not uri.endswith(_PENDING):
-            file_system, path = storage.resolve(uri)
-            with file_system.open_input_file(path) as file:
-                count += pq.read_metadata(file).num_rows
-    return count
+def policy_for_the_rest(
+    mode: str, frontier: Frontier, per_image: float, left_macs: int, remaining: int, first_macs: int
+) -> MixedPolicy:
+    """The point of the frontier for the images that remain: in mode ``hard`` what is left of the budget buys it.
+
+    Raises ValueError when the budget, or what is left of it, does not cover the first exit of the images that remain.
+    """
+    if mode == "fixed" or not remaining:
+        return frontier.at(per_image)
+    left_per_image = left_macs / GIGA / remaining
+    if left_macs < remaining * first_macs and left_per_image < per_image * (1 - 1e-6):
+        missing = rounded_up((remaining * first_macs - left_macs) / GIGA)
+        raise ValueError(
+            f"earlier starts of this run left {left_macs / GIGA:.6g} GFLOPs of the budget, the first exit of the "
+            f"{remaining} images without a label costs {remaining * first_macs / GIGA:.6g}; raise the job's budget by at "
+            f"least {missing} GFLOPs in all"
+        )
+    return frontier.at(left_per_image)
 
 
 def check_resources(config: LabelConfig, cluster_cpus: float, cluster_gpus: float) -> None:
@@ -107,7 +116,7 @@ def check_resources(config: LabelConfig, cluster_cpus: float, cluster_gpus: floa
     Raises ValueError with the sum. Pools are counted at their smallest size on a cluster, which may grow, and at their
     largest on a local Ray, which cannot.
     """
-    local = config.cluster.address is None
+    local = config.cluster.is_local
     pools = (config.stage1, config.stage2)
     sizes = [pool.largest if local else pool.actors for pool in pools]
     held = sum(size * pool.cpus for size, pool in zip(sizes, pools, strict=True))

@@ -14,15 +14,20 @@ import ray
 from ray.actor import ActorHandle
 
 from anchornet.ledger import FileMark, Lease, Ledger, LedgerPlan
-
-MARK_FILE = "ledger.json"
+from anchornet.ledger_mark import MarkState
 
 
 class LedgerActor:
     """Leases and settlements of one run."""
 
     def __init__(self, plan: LedgerPlan, mark_uri: str) -> None:
-        self._ledger = Ledger.open(plan, FileMark(mark_uri))
+        mark = FileMark(mark_uri)
+        if mark.read() is None:
+            raise RuntimeError(
+                f"the ledger's mark {mark_uri} is not to be seen from node {ray.util.get_node_ip_address()}: what was spent "
+                f"is unknown. run.folder must lie where every node sees it, such as s3://"
+            )
+        self._ledger = Ledger.open(plan, mark)
         self._stage_rows = [0] * len(plan.stage_starts)
         self._stage_compute_s = [0.0] * len(plan.stage_starts)
 
@@ -49,6 +54,10 @@ class LedgerActor:
         """Images that will never be leased; see :meth:`anchornet.ledger.Ledger.skip`."""
         self._ledger.skip(image_ids)
 
+    def close(self) -> None:
+        """See :meth:`anchornet.ledger.Ledger.close`."""
+        self._ledger.close()
+
     def report(self) -> dict[str, Any]:
         """The ledger's report so far, with rows and compute seconds of each stage (since the ledger's last start)."""
         return {**self._ledger.report(), "stage_rows": self._stage_rows, "stage_compute_s": self._stage_compute_s}
@@ -60,7 +69,14 @@ def ledger_name(mark_uri: str) -> str:
 
 
 def start_ledger(plan: LedgerPlan, mark_uri: str) -> ActorHandle:
-    """The running ledger actor of this run, named after its mark so that a person can find it in the dashboard."""
+    """The running ledger actor of this run, named after its mark so that a person can find it in the dashboard.
+
+    The driver writes the first, empty mark: for the actor, which may come up again elsewhere, no mark is an error and never
+    a fresh budget.
+    """
+    mark = FileMark(mark_uri)
+    if mark.read() is None:
+        mark.write(MarkState().to_bytes())
     name = ledger_name(mark_uri)
     actor = ray.remote(LedgerActor).options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=-1)
     return actor.remote(plan, mark_uri)

@@ -1,8 +1,8 @@
 """Which labelled images there are: names, labels and where the bytes lie, without reading a single image.
 
 Class folders: ``path/CLASS/...``, the class is the first folder below ``path``. Parquet: files with the columns
-``image`` (encoded bytes) and ``label`` (text, or integers, whose decimal text is the class name). Hidden files (names
-that begin with ``.`` or ``_``) are no data, as everywhere in Arrow.
+``image`` (encoded bytes, or a struct with the field ``bytes``, as data sets of Hugging Face have it) and ``label`` (text,
+or integers, whose decimal text is the class name). Hidden files (``storage.list_visible``) are no data.
 """
 
 from __future__ import annotations
@@ -65,12 +65,11 @@ def _visible_files(path: str) -> list[str]:
     if root.endswith(".parquet"):
         return [root]
     try:
-        found = [uri for uri, _ in storage.list_files(root)]
+        visible = storage.list_visible(root)
     except FileNotFoundError as error:
         raise ValueError(
             f"data set {path} does not exist; give a folder, an s3:// prefix or a .parquet file"
         ) from error
-    visible = [uri for uri in found if not any(part[:1] in "._" for part in uri[len(root) + 1 :].split("/"))]
     if not visible:
         raise ValueError(f"data set {path} is empty; put images into one folder per class, or give Parquet files")
     return visible
@@ -151,12 +150,23 @@ def _parquet_labels(uri: str) -> list[_RowGroup]:
         missing = [name for name in ("image", "label") if name not in schema.names]
         if missing:
             raise ValueError(f"{uri} has no column {missing[0]!r} (it has {', '.join(schema.names)}); rename it")
+        _check_images(schema.field("image").type, uri)
         groups, first_row = [], 0
         for number in range(file.num_row_groups):
             column = file.read_row_group(number, columns=["label"])["label"].combine_chunks()
             groups.append(_RowGroup(uri, number, first_row, _checked_labels(column, uri)))
             first_row += len(column)
     return groups
+
+
+def _check_images(kind: pa.DataType, uri: str) -> None:
+    """Refuse (ValueError) a column of anything but bytes, such as paths."""
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ValueError(
+            f"{uri}: column 'image' must hold encoded images (binary), got {kind}; put the files' bytes there"
+        )
 
 
 def _checked_labels(column: pa.Array, uri: str) -> pa.Array:
@@ -208,6 +218,10 @@ def read_row_groups(block: pa.Table, chunk_images: int) -> Iterator[tuple[pa.Tab
             start, stop = np.searchsorted(rows, [first, first + len(batch)])
             if stop > start:
                 chunk = block.slice(start, stop - start)
-                values = batch.column(0).take(pa.array(rows[start:stop] - first))
+                values = _image_bytes(batch.column(0)).take(pa.array(rows[start:stop] - first))
                 yield chunk, [value.as_py() or b"" for value in values]
             first += len(batch)
+
+
+def _image_bytes(column: pa.Array) -> pa.Array:
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column

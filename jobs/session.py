@@ -26,7 +26,9 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
-INTERRUPTED = 130
+STORAGE_FAILED, INTERRUPTED = 3, 130
+_NOT_SHIPPED = [".git", ".venv", "runs", "data", ".*_cache", "**/__pycache__"]
+"""Not sent to the workers of a cluster (paths as in .gitignore)."""
 _VERSIONED = ("anchornet", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
 
 
@@ -37,22 +39,26 @@ def run_job(
     argv: Sequence[str] | None,
     flags: Sequence[str] = (),
 ) -> int:
-    """The exit code of a job: parse, validate, save the resolved configuration, then ``execute(config)``.
+    """The exit code of a job: parse, validate, then ``execute(config)``.
 
-    User errors (ValueError, a missing file) are one line on stderr and exit code 2; Ctrl-C is 130; everything else
-    propagates with its traceback. flags: names of top-level booleans that get a switch of their own (``--dry-run``).
+    User errors (ValueError, a missing file) are one line on stderr and exit code 2; storage or a machine that fails is 3;
+    Ctrl-C is 130; everything else propagates with its traceback. ``execute`` calls ``save_provenance`` once it has
+    accepted the configuration. flags: names of top-level booleans that get a switch of their own (``--dry-run``).
     """
     configure_logging()
     arguments = _parser(doc, flags).parse_args(argv)
     switched = [f"{flag}=true" for flag in flags if getattr(arguments, flag)]
     try:
         config = configuration.load_config(cls, arguments.config, [*arguments.set, *switched])
-        save_provenance(config)
         return execute(config)
     except (ValueError, FileNotFoundError) as error:
         logger.debug("refused", exc_info=True)
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except OSError as error:
+        logger.debug("failed", exc_info=True)
+        sys.stderr.write(f"error: {type(error).__name__}: {error}; once this is mended, run the same command again\n")
+        return STORAGE_FAILED
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return INTERRUPTED
@@ -121,14 +127,17 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if cluster.address or os.environ.get("RAY_ADDRESS"):
-        packages = {"py_modules": [str(ROOT / "anchornet"), str(ROOT / "jobs")]}
-        runtime_env = {"env_vars": _worker_environment(), **packages}
-        ray.init(address=cluster.address or "auto", runtime_env=runtime_env, log_to_driver=False)
+    if not cluster.is_local:
+        ray.init(address=cluster.address or "auto", runtime_env=runtime_env(), log_to_driver=False)
     else:
         with _importable_checkout():
-            cpus = cluster.cpus_of_local_ray()
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+            ray.init(
+                address="local",  # a cluster that happens to run on this machine is joined only when it is asked for
+                num_cpus=cluster.cpus_of_local_ray(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="WARNING",
+            )
     _quiet_ray_data()
     try:
         yield
@@ -158,14 +167,26 @@ def _python_path() -> str:
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
+def runtime_env() -> dict[str, Any]:
+    """The checkout as the workers' working directory, and their environment.
+
+    What ``ray job submit`` was given holds already, and Ray refuses to be told twice, even the same.
+    """
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    known = submitted.get("env_vars") or {}
+    mine: dict[str, Any] = {"env_vars": {k: v for k, v in _worker_environment().items() if k not in known}}
+    if "working_dir" not in submitted:
+        mine |= {"working_dir": str(ROOT), "excludes": _NOT_SHIPPED}
+    return mine
+
+
 def _worker_environment() -> dict[str, str]:
-    """Environment that workers need to find the checkout and the object storage.
+    """Environment that workers need to find the object storage.
 
     Credentials are left out: a runtime environment can be read by whoever sees the cluster's dashboard. Local workers
     inherit them from this process; on a cluster the nodes have a role, or a profile, of their own.
     """
-    keep = {key: value for key, value in os.environ.items() if key.startswith("AWS_") and not _is_secret(key)}
-    return {**keep, "PYTHONPATH": _python_path()}
+    return {key: value for key, value in os.environ.items() if key.startswith("AWS_") and not _is_secret(key)}
 
 
 def _is_secret(name: str) -> bool:

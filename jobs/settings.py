@@ -5,6 +5,7 @@ A field's docstring gives its unit and what None means. ``python -m jobs.NAME --
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Literal
@@ -38,7 +39,12 @@ class ClusterSettings:
         cpus = self.local_cpus
         _require(cpus is None or cpus >= _FEWEST_CPUS, f"cluster.local_cpus must be >= {_FEWEST_CPUS}, got {cpus}")
         price = self.price_per_hour
-        _require(price is None or price >= 0, f"cluster.price_per_hour must be >= 0, got {price}")
+        _require(price is None or 0 <= price < math.inf, f"cluster.price_per_hour must be >= 0, got {price}")
+
+    @property
+    def is_local(self) -> bool:
+        """True when the job starts a Ray of its own, which cannot grow (``ray job submit`` sets RAY_ADDRESS)."""
+        return not (self.address or os.environ.get("RAY_ADDRESS"))
 
     def cpus_of_local_ray(self) -> int:
         """Logical CPUs to start a local Ray with."""
@@ -128,9 +134,9 @@ class BudgetSettings:
         _require(
             len(given) == 1,
             f"give exactly one of budget.total_gflops and budget.gflops_per_image, got "
-            f"{self.total_gflops} and {self.gflops_per_image}",
+            f"{self.total_gflops} and {self.gflops_per_image}; set the other one to null",
         )
-        _require(given[0] > 0, f"the budget must be > 0 GFLOPs, got {given[0]}")
+        _require(0 < given[0] < math.inf, f"the budget must be a number > 0 of GFLOPs, got {given[0]}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ def run_training(plan: TrainPlan) -> int:
     """
     plan = _absolute(plan)
     folder = plan.config.run.folder
+    _check_same_run(plan)
     if _finished(folder, plan.settings.epochs):
         logger.info("%s is finished; its model is %s", folder, storage.join(folder, MODEL_FOLDER))
         return 0
@@ -47,6 +48,8 @@ def run_training(plan: TrainPlan) -> int:
         plan, datasets, tally = _open_data(plan)
         _check_resources(plan.config)
         _check_same_run(plan)
+        _remember_run(plan)
+        session.save_provenance(plan.config)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"plan": plan, "tally": tally},
@@ -67,9 +70,10 @@ def _absolute(plan: TrainPlan) -> TrainPlan:
     """The plan with every path as workers understand it: Ray Train gives each a working directory of its own."""
     cfg = plan.config
     run = replace(cfg.run, folder=storage.absolute(cfg.run.folder))
+    data = replace(cfg.data, path=storage.absolute(cfg.data.path))
     init = replace(cfg.init, model=_absolute_or_none(cfg.init.model), weights=_absolute_or_none(cfg.init.weights))
     networks = {"anchornet": _absolute_or_none(plan.anchornet), "glance": _absolute_or_none(plan.glance)}
-    return replace(plan, config=replace(cfg, run=run, init=init), **networks)
+    return replace(plan, config=replace(cfg, run=run, data=data, init=init), **networks)
 
 
 def _absolute_or_none(uri: str | None) -> str | None:
@@ -84,6 +88,11 @@ def _finished(folder: str, epochs: int) -> bool:
 def _open_data(plan: TrainPlan) -> tuple[TrainPlan, dict[str, ray.data.Dataset], Any]:
     """The plan with what the data says, the data sets by name, and the tally of unreadable images."""
     cfg = plan.config
+    for name, uri in (("init.weights", cfg.init.weights), ("init.model", cfg.init.model)):
+        if uri is not None and not storage.exists(uri):
+            raise ValueError(
+                f"{name} {uri} does not exist; give a file that does, or leave it out to start from scratch"
+            )
     found = listing.list_images(cfg.data, plan.classes or None, seed=cfg.run.seed)
     tally = dataset.UnreadableTally.remote()
     epochs_done = len(_lines(storage.join(cfg.run.folder, METRICS_FILE)))
@@ -125,33 +134,46 @@ def _check_resources(cfg: TrainConfig) -> None:
             f"{workers.most} workers x {workers.cpus:g} CPUs and the reading of images need {need:g} logical CPUs, "
             f"Ray has {have:g}; lower workers.count or workers.cpus, or raise cluster.local_cpus"
         )
-    elif workers.use_gpu and gpus < workers.fewest:
+    elif _with_gpu(cfg) and gpus < workers.fewest:
         problem = (
             f"{workers.fewest} workers with a GPU each, Ray has {gpus:g} GPUs; "
             f"lower workers.count or set workers.use_gpu to false"
         )
-    if problem and cfg.cluster.address is None:
+    if problem and cfg.cluster.is_local:
         raise ValueError(problem)
     if problem:
         logger.warning("waiting for the cluster to grow: %s", problem)
 
 
-def _check_same_run(plan: TrainPlan) -> None:
-    """Remember at the first start what the run folder is for; refuse (ValueError) a later start for something else."""
-    uri = storage.join(plan.config.run.folder, IDENTITY_FILE)
-    mine = {
+def _with_gpu(cfg: TrainConfig) -> bool:
+    """Whether each worker gets a GPU; by default when Ray has any."""
+    return ray.cluster_resources().get("GPU", 0.0) >= 1 if cfg.workers.use_gpu is None else cfg.workers.use_gpu
+
+
+def _identity(plan: TrainPlan) -> dict[str, Any]:
+    """What makes a run this run: everything that decides its result but the number of epochs."""
+    cfg = plan.config
+    sections = {name: config.to_dict(getattr(cfg, name)) for name in ("data", "crop", "init", "training")}
+    del sections["training"]["epochs"]
+    return {
         "role": plan.role,
         "architecture": plan.architecture,
-        "classes": list(plan.classes),
-        "data": config.to_dict(plan.config.data),
+        **sections,
         "anchornet": plan.anchornet,
+        "glance": plan.glance,
         "num_patches": plan.num_patches,
+        "iou_threshold": plan.iou_threshold,
+        "classes": list(plan.classes),
     }
+
+
+def _check_same_run(plan: TrainPlan) -> None:
+    """Raises ValueError when the run folder was started for something else; classes count once they are known."""
+    uri = storage.join(plan.config.run.folder, IDENTITY_FILE)
     if not storage.exists(uri):
-        session.write_json(uri, mine)
         return
-    known = json.loads(storage.read_bytes(uri))
-    changed = [name for name, value in mine.items() if known.get(name) != value]
+    known, mine = json.loads(storage.read_bytes(uri)), _identity(plan)
+    changed = [name for name, value in mine.items() if known.get(name) != value and (name != "classes" or value)]
     if changed:
         raise ValueError(
             f"run folder {plan.config.run.folder} was started with {changed[0]} {known.get(changed[0])!r}, "
@@ -159,9 +181,14 @@ def _check_same_run(plan: TrainPlan) -> None:
         )
 
 
+def _remember_run(plan: TrainPlan) -> None:
+    uri = storage.join(plan.config.run.folder, IDENTITY_FILE)
+    if not storage.exists(uri):
+        session.write_json(uri, _identity(plan))
+
+
 def _scaling(cfg: TrainConfig) -> ray.train.ScalingConfig:
-    wish = cfg.workers
-    gpu = ray.cluster_resources().get("GPU", 0.0) >= 1 if wish.use_gpu is None else wish.use_gpu
+    wish, gpu = cfg.workers, _with_gpu(cfg)
     return ray.train.ScalingConfig(
         num_workers=wish.count,
         use_gpu=gpu,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -106,7 +107,7 @@ class TestListing:
     def test_hidden_files_are_no_data(self, tmp_path: Path) -> None:
         write_folders(str(tmp_path), 4)
         storage.write_bytes(str(tmp_path / ".DS_Store"), b"x")
-        storage.write_bytes(str(tmp_path / "left" / "_SUCCESS"), b"x")
+        storage.write_bytes(str(tmp_path / "_SUCCESS"), b"x")
         assert listing.list_images(DatasetSettings(path=str(tmp_path)), None, seed=0).num_images == 4
 
     def test_what_cannot_be_used_is_refused_with_the_reason(self, tmp_path: Path) -> None:
@@ -126,6 +127,24 @@ class TestListing:
         refused(tmp_path / "other", "1 classes that the network does not know, such as 'right'", ("left", "up"))
         write_parquet(str(tmp_path / "other" / "left" / "more.parquet"), 2)
         refused(tmp_path / "other", "mixes Parquet and other files")
+
+    def test_images_may_be_structs_with_bytes(self, tmp_path: Path) -> None:
+        write_parquet(str(tmp_path / "plain.parquet"), 6)
+        plain = pq.read_table(tmp_path / "plain.parquet")
+        column = pa.StructArray.from_arrays([plain["image"].combine_chunks(), pa.array(["a"] * 6)], ["bytes", "path"])
+        pq.write_table(pa.table({"label": plain["label"], "image": column}), tmp_path / "struct.parquet")
+        contents = []
+        for name in ("plain.parquet", "struct.parquet"):
+            found = listing.list_images(DatasetSettings(path=str(tmp_path / name)), None, seed=0)
+            contents.append([c for block in found.blocks for _, part in found.read(block, 4) for c in part])
+        assert contents[0] == contents[1]
+        assert len(contents[0]) == 6
+
+    @pytest.mark.parametrize("column", [pa.array(["a.png", "b.png"]), pa.array([{"path": "a"}, {"path": "b"}])])
+    def test_parquet_without_image_bytes_is_refused(self, tmp_path: Path, column: pa.Array) -> None:
+        pq.write_table(pa.table({"label": ["a", "b"], "image": column}), tmp_path / "data.parquet")
+        with pytest.raises(ValueError, match="column 'image' must hold encoded images"):
+            listing.list_images(DatasetSettings(path=str(tmp_path / "data.parquet")), None, seed=0)
 
     def test_parquet_that_cannot_be_used_is_refused_with_the_reason(self, tmp_path: Path) -> None:
         path = str(tmp_path / "data.parquet")

@@ -159,7 +159,7 @@ class TestRefusals:
         assert reason in capsys.readouterr().err
 
     def test_more_workers_than_cpus(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        reason = "8 workers x 1 CPUs and the reading of images need 9.5 logical CPUs, Ray has 8"
+        reason = "8 workers x 1 CPUs and the reading of images need 9.5 logical CPUs, Ray has 4"
         self.refused(train_anchornet.main, arguments(tmp_path, data, workers__count="[1,8]"), reason, capsys)
 
     def test_gpus_where_there_are_none(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +171,18 @@ class TestRefusals:
     ) -> None:
         command = arguments(anchornet_run, data, data__path=data / "held_out", training__epochs=2)
         self.refused(train_anchornet.main, command, "was started with data", capsys)
+
+    def test_a_finished_run_of_another_network(
+        self, anchornet_run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = (anchornet_run / "config.yaml").read_bytes()
+        command = arguments(anchornet_run, data, role="full", architecture=QUICK)
+        self.refused(train_classifier.main, command, "was started with role 'anchornet', got 'full'", capsys)
+        assert (anchornet_run / "config.yaml").read_bytes() == before
+
+    def test_weights_that_do_not_exist(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        command = arguments(tmp_path, data, role="full", architecture=QUICK, init__weights=tmp_path / "resnet50.pth")
+        self.refused(train_classifier.main, command, "resnet50.pth does not exist", capsys)
 
     def test_patches_without_anchornet(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command = arguments(tmp_path, data, role="patch", architecture=QUICK)

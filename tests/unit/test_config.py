@@ -44,6 +44,18 @@ def test_file_then_overrides_then_defaults(tmp_path: Path) -> None:
     assert config == Outer(name="a", limit=7, workers=(1, 4), on=True, inner=Inner(rate=1e-4, steps=(1, 2)))
 
 
+@pytest.mark.parametrize("text", ["data/my photos #1", "2026_11", "on", "1e3", "a: b", " x"])
+def test_an_override_of_a_text_is_taken_as_it_stands(text: str) -> None:
+    assert load_config(Outer, None, [f"name={text}"]).name == text
+
+
+def test_a_quoted_override_is_read_as_yaml() -> None:
+    assert load_config(Outer, None, ["name='a b'"]).name == "a b"
+    assert load_config(Outer, None, ["name=x", "inner={rate: 2, steps: [3]}", "inner.kind=cosine"]).inner == Inner(
+        rate=2.0, steps=(3,), kind="cosine"
+    )
+
+
 def test_a_plain_dict_and_back() -> None:
     config = Outer(name="a", inner=Inner(steps=(1, 2)))
     assert to_dict(config)["inner"] == {"rate": 0.1, "steps": [1, 2], "kind": "step"}
