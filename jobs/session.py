@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 STORAGE_FAILED, INTERRUPTED = 3, 130
-_NOT_SHIPPED = [".git", ".venv", "runs", "data", ".*_cache", "**/__pycache__"]
-"""Not sent to the workers of a cluster (paths as in .gitignore)."""
+_NOT_SHIPPED = ["/.git", "/.venv", "/runs", "/data", ".*_cache", ".hypothesis", "__pycache__"]
+"""Not sent to the workers of a cluster; written as in .gitignore."""
 _VERSIONED = ("anchornet", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
 
 

@@ -30,7 +30,7 @@ def test_workers_get_the_checkout_and_the_endpoint_but_no_secret(environment: py
     environment.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     made = session.runtime_env()
     assert made["working_dir"] == str(session.ROOT)
-    assert {".venv", ".git", "runs"} <= set(made["excludes"])
+    assert {"/.venv", "/.git", "/runs"} <= set(made["excludes"])
     assert made["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
     assert "hush" not in json.dumps(made)
 
