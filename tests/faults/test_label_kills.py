@@ -52,7 +52,7 @@ def cluster(macs_log: Path) -> Iterator[None]:
         for name, value in environment.items():
             patch.setenv(name, value)
         ray.shutdown()  # the ray tier's cluster lives until the session ends; its workers lack this environment
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
         yield
         ray.shutdown()
 

@@ -36,7 +36,7 @@ def local_ray(s3_server, worker_folder: Path) -> Iterator[None]:  # type: ignore
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
         ray.shutdown()
