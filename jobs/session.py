@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -130,19 +131,27 @@ def ray_session(cluster: ClusterSettings) -> Iterator[None]:
     if not cluster.is_local:
         ray.init(address=cluster.address or "auto", runtime_env=runtime_env(), log_to_driver=False)
     else:
-        with _importable_checkout():
-            ray.init(
-                address="local",  # a cluster that happens to run on this machine is joined only when it is asked for
-                num_cpus=cluster.cpus_of_local_ray(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="WARNING",
-            )
+        start_local_ray(cluster.cpus_of_local_ray())
     _quiet_ray_data()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def start_local_ray(num_cpus: int) -> None:
+    """A Ray of its own on this machine, of ``num_cpus`` logical CPUs, whose workers import the checkout."""
+    # Ray hands the interpreter of workers with a runtime environment (Ray Train's) to bash without quoting it.
+    interpreter = shlex.quote(sys.executable)
+    with _importable_checkout():
+        ray.init(
+            address="local",  # a cluster that happens to run on this machine is joined only when it is asked for
+            num_cpus=num_cpus,
+            runtime_env={"py_executable": interpreter} if interpreter != sys.executable else None,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="WARNING",
+        )
 
 
 @contextlib.contextmanager

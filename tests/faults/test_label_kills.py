@@ -26,6 +26,7 @@ from anchornet.bundle import load_bundle
 from anchornet.tally import label_tables
 from jobs import label
 from jobs.ledger_actor import ledger_name
+from jobs.session import start_local_ray
 from tests import tiny_bundle
 from tests.workshop import NUM_BAD, Workshop, build_workshop, write_images
 
@@ -52,7 +53,7 @@ def cluster(macs_log: Path) -> Iterator[None]:
         for name, value in environment.items():
             patch.setenv(name, value)
         ray.shutdown()  # the ray tier's cluster lives until the session ends; its workers lack this environment
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        start_local_ray(4)
         yield
         ray.shutdown()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from jobs.session import start_local_ray
 from tests.workshop import Workshop, build_workshop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,7 @@ def local_ray(s3_server, worker_folder: Path) -> Iterator[None]:  # type: ignore
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        start_local_ray(4)
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
         ray.shutdown()
