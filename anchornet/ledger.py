@@ -60,7 +60,8 @@ class Ledger:
         self.plan = plan
         self._mark = mark
         num_stages = len(plan.stage_starts)
-        same_session = state is not None and state.session == plan.session
+        # epoch 0: the empty mark that a driver writes before any ledger was opened
+        same_session = state is not None and state.epoch > 0 and state.session == plan.session
         self._seen = SeenImages(num_stages, plan.id_limit or plan.num_images)
         self._settled_macs = state.authorised_macs if state else 0
         self._headroom_macs = 0

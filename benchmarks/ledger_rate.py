@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
 import ray
 from ray.actor import ActorHandle
 
+from anchornet import storage
 from anchornet.budget import Frontier, FrontierPoint, Policy
 from anchornet.ledger import Ledger, LedgerPlan, MemoryMark
-from jobs.ledger_actor import LedgerActor
+from jobs.ledger_actor import start_ledger
 from jobs.session import provenance, ray_session
 from jobs.settings import ClusterSettings
 
@@ -79,7 +82,7 @@ def call(ledger: ActorHandle, first: int, rows: int, seconds: float) -> float:
 
 def rate_on_ray(rows: int, seconds: float, callers: int, mark_uri: str) -> float:
     """Pairs per second of the ledger actor under ``callers`` concurrent callers."""
-    ledger = ray.remote(LedgerActor).options(num_cpus=0).remote(plan(), mark_uri)
+    ledger = start_ledger(plan(), mark_uri)
     ray.get(ledger.report.remote())
     share = IMAGES // callers
     return sum(ray.get([call.remote(ledger, i * share, rows, seconds) for i in range(callers)]))
@@ -92,13 +95,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--callers", type=int, default=2)
     parser.add_argument("--batch-seconds", type=float, default=0.1)
-    parser.add_argument("--mark", default="/tmp/ledger_rate_mark.json", help="where the actor's write-ahead mark lies")
+    parser.add_argument(
+        "--folder", help="where the actor's write-ahead mark lies, local or s3://; a temporary one by default"
+    )
     options = parser.parse_args(argv)
     print(json.dumps({"provenance": provenance()}))
     rates = {"alone": rate_alone(options.rows, options.seconds)}
-    with ray_session(ClusterSettings()):
+    with ray_session(ClusterSettings()), tempfile.TemporaryDirectory() as temporary:
+        mark = storage.join(options.folder or temporary, f"ledger-{uuid.uuid4().hex}.json")
         rates[f"ray actor, {options.callers} callers"] = rate_on_ray(
-            options.rows, options.seconds, options.callers, options.mark
+            options.rows, options.seconds, options.callers, mark
         )
     for case, rate in rates.items():
         served = rate * options.batch_seconds

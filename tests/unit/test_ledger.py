@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from anchornet.budget import Frontier, fit_frontier
 from anchornet.exit_table import ExitTable
 from anchornet.ledger import FileMark, Lease, Ledger, LedgerPlan, MemoryMark
+from anchornet.ledger_mark import MarkState
 from benchmarks.replay import Fleet, Replay
 from benchmarks.tables import EXIT_MACS, synthetic_table
 
@@ -298,6 +299,16 @@ def test_a_ledger_that_was_replaced_stops_granting() -> None:
     Ledger.open(plan(chunk_fraction=0.0), mark)
     with pytest.raises(RuntimeError, match="another ledger has taken over"):
         ledger.lease(0, np.arange(10))
+
+
+def test_the_empty_mark_of_a_driver_is_a_fresh_start() -> None:
+    mark = MemoryMark()
+    mark.write(MarkState().to_bytes())
+    ledger = Ledger.open(plan(stage_starts=(0, 1)), mark)
+    lease = ledger.lease(0, np.arange(10))
+    ledger.settle(lease.lease_id, 10 * EXIT_MACS[0], leaving(10))
+    assert ledger.charged_macs == 10 * EXIT_MACS[0]
+    assert ledger.report()["exits_realised"] == leaving(10)
 
 
 def test_of_two_ledgers_that_were_opened_at_once_one_stops() -> None:
