@@ -17,6 +17,7 @@ from anchornet.anchor_cascade import AnchorCascade
 from anchornet.budget import Frontier, fit_frontier
 from anchornet.bundle import assemble_bundle, load_bundle, write_calibration
 from anchornet.calibration import calibration_errors
+from anchornet.checkpoints import load_model
 from anchornet.exit_table import ExitTable
 from anchornet.picture import frontier_picture
 from jobs.dataset import labelled_images
@@ -38,18 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(config: CalibrateConfig) -> int:
     """List, assemble, collect, fit, write."""
-    list_images(config.data, None, seed=config.run.seed)  # refuses unusable data before a calibrated bundle is replaced
+    found = list_images(config.data, _classes(config), seed=config.run.seed)  # before a calibrated bundle is replaced
     if config.models.given:
         assemble_bundle(config.bundle, *(model_folder(folder) for folder in config.models.folders), config.cascade)
     bundle = load_bundle(config.bundle)
     AnchorCascade(bundle)  # refuses a selection that cannot be met, before anything is started
     with ray_session(config.cluster):
         check_pool(config.pool, config.cluster)
-        labelled = labelled_images(config.data, bundle.classes, seed=config.run.seed)
         save_provenance(config)
         work = ExitWork(bundle=storage.absolute(config.bundle), pool=config.pool, inference=config.inference)
-        table = collect(labelled.dataset, work, bundle)["cascade"]
-    _warn_of_unreadable(labelled.num_images, len(table.image_id))
+        table = collect(labelled_images(found), work, bundle)["cascade"]
+    _warn_of_unreadable(found.num_images, len(table.image_id))
     frontier = fit_frontier(table)
     write_calibration(config.bundle, table, frontier)
     storage.write_bytes(storage.join(config.run.folder, "frontier.png"), frontier_picture(frontier))
@@ -57,6 +57,14 @@ def execute(config: CalibrateConfig) -> int:
     write_json(storage.join(config.run.folder, "report.json"), report)
     sys.stdout.write(render(report))
     return 0
+
+
+def _classes(config: CalibrateConfig) -> tuple[str, ...]:
+    """The class names of the networks, from the models that the bundle is made of or from the bundle that exists."""
+    if config.models.given:
+        _, card = load_model(model_folder(config.models.folders[0]))
+        return card.classes
+    return load_bundle(config.bundle).classes
 
 
 def summarise(frontier: Frontier, table: ExitTable) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from anchornet import augment, images
 from jobs import listing
 from jobs.ingest import shape_or_error
 from jobs.listing import Listing
-from jobs.settings import DatasetSettings
 
 READ_CPUS = 0.5
 """Logical CPUs of a task that reads and decodes."""
@@ -41,26 +39,12 @@ ROW_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """What ``labelled_images`` found: the rows (not yet read), the class names, and how many images there are."""
+def labelled_images(found: Listing) -> ray.data.Dataset:
+    """Every listed image once, preprocessed as at test time: rows of ROW_SCHEMA, not yet read.
 
-    dataset: ray.data.Dataset
-    """Rows of ROW_SCHEMA: image is 224*224*3 bytes, or null with a status other than ``ok``."""
-    classes: tuple[str, ...]
-    """Class names; a row's label indexes them."""
-    num_images: int
-
-
-def labelled_images(settings: DatasetSettings, classes: tuple[str, ...] | None, *, seed: int = 0) -> LabelledImages:
-    """Every labelled image once, preprocessed as at test time; what cannot be read is a row with its reason.
-
-    classes: names of a trained network (a class it does not know is refused), None takes them from the data. Raises
-    ValueError for a data set that cannot be used (see ``listing.list_images``).
+    image is 224*224*3 bytes, or null with a status other than ``ok`` and the reason.
     """
-    found = listing.list_images(settings, classes, seed=seed)
-    dataset = _map_blocks(_blocks(found), _RowReader(found.read), found)
-    return LabelledImages(dataset=dataset, classes=found.classes, num_images=found.num_images)
+    return _map_blocks(_blocks(found), _RowReader(found.read), found)
 
 
 def training_images(found: Listing, crop: augment.CropSettings, seed: int, tally: Any) -> ray.data.Dataset:

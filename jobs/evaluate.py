@@ -19,6 +19,7 @@ from anchornet.flops import count_macs
 from anchornet.receptive_field import receptive_field
 from jobs.dataset import labelled_images
 from jobs.exits import ExitWork, check_pool, collect
+from jobs.listing import list_images
 from jobs.session import ray_session, run_job, save_provenance, write_json
 from jobs.settings import EvaluateConfig
 from jobs.train_loop import model_folder
@@ -46,15 +47,15 @@ def execute(config: EvaluateConfig) -> int:
     )
     if work.full and not storage.exists(work.full):
         raise ValueError(f"full {config.full} does not exist; train it with role=full, or set full to null")
+    found = list_images(config.data, bundle.classes, seed=config.run.seed)
     with ray_session(config.cluster):
         check_pool(config.pool, config.cluster)
-        labelled = labelled_images(config.data, bundle.classes, seed=config.run.seed)
         save_provenance(config)
-        tables = collect(labelled.dataset, work, bundle)
+        tables = collect(labelled_images(found), work, bundle)
     budgets = config.gflops_per_image or evaluation.spread(bundle.frontier, NUM_BUDGETS)
     report = {
         "num_images": len(tables["cascade"].image_id),
-        "num_unreadable": labelled.num_images - len(tables["cascade"].image_id),
+        "num_unreadable": found.num_images - len(tables["cascade"].image_id),
         "exits": evaluation.exit_rows(tables["cascade"]),
         "frontier": evaluation.frontier_rows(bundle.frontier, tables["cascade"], budgets),
         "references": reference_rows(tables, glance_gflops(bundle)),

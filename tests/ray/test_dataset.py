@@ -20,8 +20,8 @@ pytestmark = pytest.mark.ray
 
 
 def rows(settings: DatasetSettings, classes: tuple[str, ...] | None = None) -> dict[int, dict]:
-    found = dataset.labelled_images(settings, classes)
-    result = {row["image_id"]: row for row in found.dataset.take_all()}
+    found = listing.list_images(settings, classes, seed=0)
+    result = {row["image_id"]: row for row in dataset.labelled_images(found).take_all()}
     assert len(result) == found.num_images
     return result
 
@@ -49,9 +49,9 @@ def test_every_image_is_a_row_and_the_damaged_one_says_why(form: str, tmp_path: 
 
 def test_a_file_that_disappears_is_a_failed_row(tmp_path: Path) -> None:
     folder = Path(write_folders(str(tmp_path), 4))
-    found = dataset.labelled_images(DatasetSettings(path=str(folder)), None)
+    found = listing.list_images(DatasetSettings(path=str(folder)), None, seed=0)
     (folder / "left" / "0002.png").unlink()
-    statuses = {row["uri"].rsplit("/", 1)[1]: row["status"] for row in found.dataset.take_all()}
+    statuses = {row["uri"].rsplit("/", 1)[1]: row["status"] for row in dataset.labelled_images(found).take_all()}
     assert statuses == {"0000.png": "ok", "0001.png": "ok", "0002.png": "failed", "0003.png": "ok"}
 
 
