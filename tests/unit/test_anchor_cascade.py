@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from anchornet import inputs
 from anchornet.anchor_cascade import AnchorCascade, exit_names
@@ -84,6 +86,32 @@ def test_costs_are_those_really_computed(order: str, anchor_exit: bool) -> None:
         result = run_cascade(built, pixels, limits)
     assert counter.macs == result.macs.sum()
     assert len(set(result.exit.tolist())) > 1
+
+
+class LayerCounter:
+    """Multiply-adds by hooks on the layers that ran: independent of ``anchornet.flops``, which watches functions."""
+
+    def __init__(self) -> None:
+        self.macs = 0
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], result: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            self.macs += result.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            self.macs += result.numel() * module.in_features
+
+
+@pytest.mark.parametrize(("order", "anchor_exit"), ORDERS)
+def test_hooks_on_the_layers_count_the_same(order: str, anchor_exit: bool) -> None:
+    built, pixels = cascade(order, anchor_exit), photographs(6)
+    limits = median_thresholds(built, pixels)
+    counter = LayerCounter()
+    hook = register_module_forward_hook(counter)
+    try:
+        result = run_cascade(built, pixels, limits)
+    finally:
+        hook.remove()
+    assert counter.macs == result.macs.sum() > 0
 
 
 def test_cost_of_each_exit_is_that_of_its_networks() -> None:
