@@ -19,10 +19,12 @@ from typing import Any, cast
 import numpy as np
 from torch import nn
 
-from anchornet import config, images, storage
-from anchornet.budget import Frontier
-from anchornet.calibration import Calibrator, fit_calibrator
-from anchornet.checkpoints import (
+from anchornet.budget.confidence import Calibrator, fit_calibrator
+from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.frontier import Frontier
+from anchornet.files import config, storage
+from anchornet.images.preprocess import CROP, IMAGENET_MEAN, IMAGENET_STD, RESIZE
+from anchornet.models.card import (
     ModelCard,
     Role,
     build_network,
@@ -37,11 +39,10 @@ from anchornet.checkpoints import (
     weights_hash,
     write_yaml,
 )
-from anchornet.classifiers import check_input
-from anchornet.exit_table import ExitTable
-from anchornet.proposal import AnchorNet
-from anchornet.receptive_field import check_selection, grid_size, receptive_field
-from anchornet.settings import CascadeSettings
+from anchornet.models.classifiers import check_input
+from anchornet.models.training_settings import CascadeSettings
+from anchornet.systems.anchornet.network import AnchorNet
+from anchornet.systems.anchornet.receptive_field import check_selection, grid_size, receptive_field
 
 ROLES: tuple[Role, ...] = ("anchornet", "glance", "patch")
 FORMAT = 1
@@ -56,10 +57,10 @@ class Preprocessing:
 
     glance_size: int
     """Side of the shrunken whole image, and of a patch: AnchorNet's receptive field."""
-    resize: int = images.RESIZE
-    crop: int = images.CROP
-    mean: tuple[float, ...] = images.IMAGENET_MEAN
-    std: tuple[float, ...] = images.IMAGENET_STD
+    resize: int = RESIZE
+    crop: int = CROP
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ def load_bundle(folder_uri: str) -> Bundle:
     uri = storage.join(folder_uri, BUNDLE_FILE)
     if not storage.exists(uri):
         raise FileNotFoundError(
-            f"{folder_uri} holds no {BUNDLE_FILE}; make a bundle with jobs.calibrate or anchornet.checkpoints"
+            f"{folder_uri} holds no {BUNDLE_FILE}; make a bundle with jobs.calibrate or anchornet.models.card"
         )
     content = _read_content(uri)
     cards, hashes = _read_cards(content, uri)

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from anchornet.budget import Frontier, first_exit, fit_frontier
-from anchornet.exit_table import ExitTable
+from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.frontier import Frontier, first_exit, fit_frontier
 from benchmarks.tables import read_table
 
 GFLOPS = (0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.8)

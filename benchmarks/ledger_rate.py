@@ -19,12 +19,12 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from anchornet import storage
-from anchornet.budget import Frontier, FrontierPoint, Policy
-from anchornet.ledger import Ledger, LedgerPlan, MemoryMark
-from jobs.ledger_actor import start_ledger
-from jobs.session import provenance, ray_session
+from anchornet.budget.frontier import Frontier, FrontierPoint, Policy
+from anchornet.files import storage
+from anchornet.ledger.ledger import Ledger, LedgerPlan, MemoryMark
+from jobs.labelling.ledger_actor import start_ledger
 from jobs.settings import ClusterSettings
+from jobs.shell.session import provenance, ray_session
 
 EXITS = ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
 EXIT_MACS = (60_538_544, *[752_746_496] * 5)

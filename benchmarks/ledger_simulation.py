@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anchornet.budget import Frontier, first_exit, fit_frontier
-from anchornet.exit_table import ExitTable
-from anchornet.ledger import LedgerPlan
+from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.frontier import Frontier, first_exit, fit_frontier
+from anchornet.ledger.ledger import LedgerPlan
 from benchmarks.replay import Fleet, Outcome, Replay
 from benchmarks.tables import EXIT_MACS, read_table, synthetic_table
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anchornet.budget import rows_to_advance
-from anchornet.exit_table import ExitTable
-from anchornet.ledger import Lease, Ledger, LedgerPlan, MemoryMark
+from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.frontier import rows_to_advance
+from anchornet.ledger.ledger import Lease, Ledger, LedgerPlan, MemoryMark
 
 NO_EXIT = -1
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from anchornet.exit_table import ExitTable
+from anchornet.budget.exit_table import ExitTable
 
 EXITS = ("glance", "patch1", "patch2", "patch3", "patch4")
 EXIT_MACS = (789_800_000, 850_300_000, 789_800_000, 789_800_000, 789_800_000)

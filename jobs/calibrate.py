@@ -12,20 +12,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from anchornet import evaluation, storage
-from anchornet.anchor_cascade import AnchorCascade
-from anchornet.budget import Frontier, fit_frontier
+from anchornet.budget.confidence import calibration_errors
+from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.frontier import Frontier, fit_frontier
 from anchornet.bundle import assemble_bundle, load_bundle, write_calibration
-from anchornet.calibration import calibration_errors
-from anchornet.checkpoints import load_model
-from anchornet.exit_table import ExitTable
-from anchornet.picture import frontier_picture
-from jobs.dataset import labelled_images
-from jobs.exits import ExitWork, check_pool, collect
-from jobs.listing import list_images
-from jobs.session import ray_session, run_job, save_provenance, write_json
+from anchornet.files import storage
+from anchornet.models.card import load_model
+from anchornet.report import scores
+from anchornet.report.pictures import frontier_picture
+from anchornet.systems.anchornet.cascade import AnchorCascade
+from jobs.data.dataset import labelled_images
+from jobs.data.listing import list_images
+from jobs.scoring.exits import ExitWork, check_pool, collect
 from jobs.settings import CalibrateConfig
-from jobs.train_loop import model_folder
+from jobs.shell.session import ray_session, run_job, save_provenance, write_json
+from jobs.training.loop import model_folder
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +70,14 @@ def _classes(config: CalibrateConfig) -> tuple[str, ...]:
 
 def summarise(frontier: Frontier, table: ExitTable) -> dict[str, Any]:
     """What the frontier offers, and how far raw and calibrated confidence are from the truth."""
-    budgets = evaluation.spread(frontier, NUM_BUDGETS)
+    budgets = scores.spread(frontier, NUM_BUDGETS)
     return {
         "num_images": frontier.num_images,
         "minimum_gflops": frontier.minimum_gflops,
         "maximum_gflops": frontier.maximum_gflops,
         "spend_error_fraction": frontier.spend_error,
-        "budgets": evaluation.promise_rows(frontier, budgets),
-        "exits": evaluation.exit_rows(table),
+        "budgets": scores.promise_rows(frontier, budgets),
+        "exits": scores.exit_rows(table),
         "calibration_error": calibration_errors(table),
     }
 
@@ -90,7 +91,7 @@ def render(report: dict[str, Any]) -> str:
         "leaving": "leaving at",
     }
     head = f"{report['num_images']:,} images; spend of a fixed policy is known to {100 * report['spend_error_fraction']:.1f} %"
-    return f"{head}\n\n{evaluation.markdown(report['budgets'], columns)}\n"
+    return f"{head}\n\n{scores.markdown(report['budgets'], columns)}\n"
 
 
 def _warn_of_unreadable(listed: int, used: int) -> None:

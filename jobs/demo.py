@@ -17,11 +17,14 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from anchornet import evaluation, storage, synthetic
 from anchornet.bundle import load_bundle
-from anchornet.tally import label_tables
-from jobs import calibrate, evaluate, label, session, train_anchornet, train_classifier
+from anchornet.files import storage
+from anchornet.images import synthetic
+from anchornet.report import scores
+from anchornet.report.label_counts import label_tables
+from jobs import calibrate, evaluate, label, train_anchornet, train_classifier
 from jobs.settings import ClusterSettings
+from jobs.shell import session
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(calibrate.main, "calibrate")
         rows = [_label(share) for share in BUDGET_SHARES]
         _run(evaluate.main, "evaluate")
-    sys.stdout.write(f"\nLabels at three budgets\n\n{evaluation.markdown(rows, COLUMNS)}\n")
+    sys.stdout.write(f"\nLabels at three budgets\n\n{scores.markdown(rows, COLUMNS)}\n")
     sys.stdout.write(
         f"\nThe demo took {(time.perf_counter() - started) / 60:.1f} minutes; everything is in {FOLDER}.\n"
     )

@@ -12,17 +12,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from anchornet import evaluation, storage
+from anchornet.budget.exit_table import ExitTable
 from anchornet.bundle import Bundle, load_bundle
-from anchornet.exit_table import ExitTable
-from anchornet.flops import count_macs
-from anchornet.receptive_field import receptive_field
-from jobs.dataset import labelled_images
-from jobs.exits import ExitWork, check_pool, collect
-from jobs.listing import list_images
-from jobs.session import ray_session, run_job, save_provenance, write_json
+from anchornet.files import storage
+from anchornet.models.macs import count_macs
+from anchornet.report import scores
+from anchornet.systems.anchornet.receptive_field import receptive_field
+from jobs.data.dataset import labelled_images
+from jobs.data.listing import list_images
+from jobs.scoring.exits import ExitWork, check_pool, collect
 from jobs.settings import EvaluateConfig
-from jobs.train_loop import model_folder
+from jobs.shell.session import ray_session, run_job, save_provenance, write_json
+from jobs.training.loop import model_folder
 
 NUM_BUDGETS = 7
 SCORES = {"accuracy": "accuracy", "accuracy_standard_error": "standard error", "gflops": "GFLOPs per image"}
@@ -52,12 +53,12 @@ def execute(config: EvaluateConfig) -> int:
         check_pool(config.pool, config.cluster)
         save_provenance(config)
         tables = collect(labelled_images(found), work, bundle)
-    budgets = config.gflops_per_image or evaluation.spread(bundle.frontier, NUM_BUDGETS)
+    budgets = config.gflops_per_image or scores.spread(bundle.frontier, NUM_BUDGETS)
     report = {
         "num_images": len(tables["cascade"].image_id),
         "num_unreadable": found.num_images - len(tables["cascade"].image_id),
-        "exits": evaluation.exit_rows(tables["cascade"]),
-        "frontier": evaluation.frontier_rows(bundle.frontier, tables["cascade"], budgets),
+        "exits": scores.exit_rows(tables["cascade"]),
+        "frontier": scores.frontier_rows(bundle.frontier, tables["cascade"], budgets),
         "references": reference_rows(tables, glance_gflops(bundle)),
         "patches": patch_rows(tables),
     }
@@ -71,20 +72,20 @@ def execute(config: EvaluateConfig) -> int:
 def glance_gflops(bundle: Bundle) -> float:
     """GFLOPs of a glance by itself: in the cascade's own order it may come after AnchorNet, whose cost it then carries."""
     size = receptive_field(bundle.anchornet).size
-    return count_macs(bundle.glance, (1, 3, size, size)) / evaluation.GIGA
+    return count_macs(bundle.glance, (1, 3, size, size)) / scores.GIGA
 
 
-def reference_rows(tables: dict[str, ExitTable], glance_gflops: float) -> list[evaluation.Row]:
+def reference_rows(tables: dict[str, ExitTable], glance_gflops: float) -> list[scores.Row]:
     """What one would do without a cascade: the full network, the glance alone."""
-    full = evaluation.exit_rows(tables["full"]) if "full" in tables else []
-    glance = next(row for row in evaluation.exit_rows(tables["cascade"]) if row["exit"] == "glance")
+    full = scores.exit_rows(tables["full"]) if "full" in tables else []
+    glance = next(row for row in scores.exit_rows(tables["cascade"]) if row["exit"] == "glance")
     rows = [{"reference": "full network at 224", **row} for row in full]
     return [*rows, {"reference": "glance only", **glance, "gflops": glance_gflops}]
 
 
-def patch_rows(tables: dict[str, ExitTable]) -> list[evaluation.Row]:
+def patch_rows(tables: dict[str, ExitTable]) -> list[scores.Row]:
     """Patches alone, summed: AnchorNet's choice beside random ones."""
-    chosen, random = (evaluation.exit_rows(tables[name]) for name in ("patches", "random"))
+    chosen, random = (scores.exit_rows(tables[name]) for name in ("patches", "random"))
     pairs = [(ours, theirs) for ours, theirs in zip(chosen, random, strict=True) if ours["exit"].startswith("patch")]
     return [
         {
@@ -113,7 +114,7 @@ def render(report: dict[str, Any]) -> str:
         ),
     ]
     parts = [f"{report['num_images']} images"]
-    parts += [f"{title}\n\n{evaluation.markdown(rows, columns)}" for title, rows, columns in headed]
+    parts += [f"{title}\n\n{scores.markdown(rows, columns)}" for title, rows, columns in headed]
     return "\n\n".join(parts) + "\n"
 
 

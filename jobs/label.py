@@ -19,12 +19,12 @@ from ray.actor import ActorHandle
 from ray.data import DataContext, Dataset
 from ray.data.checkpoint import CheckpointConfig
 
-from anchornet import storage
 from anchornet.bundle import load_bundle
-from jobs import ingest
-from jobs.actors import CALLS_IN_FLIGHT, StageActor, StageWork, pool_options
-from jobs.dry_run import dry_run
-from jobs.label_folder import (
+from anchornet.files import storage
+from jobs.data import ingest
+from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork, pool_options
+from jobs.labelling.dry_run import dry_run
+from jobs.labelling.folder import (
     CHECKPOINT_FOLDER,
     LABELS_FOLDER,
     MARK_FILE,
@@ -32,12 +32,12 @@ from jobs.label_folder import (
     check_same_run,
     drop_doubtful_commits,
 )
-from jobs.label_plan import SMALL_TASK_CPUS, LabelPlan, check_resources, plan_label
-from jobs.label_report import exit_code, make_report, render
-from jobs.ledger_actor import start_ledger
-from jobs.progress import progress_lines
-from jobs.session import ray_session, run_job, save_provenance, write_json
+from jobs.labelling.ledger_actor import start_ledger
+from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan, check_resources, plan_label
+from jobs.labelling.progress import progress_lines
+from jobs.labelling.report import exit_code, make_report, render
 from jobs.settings import LabelConfig
+from jobs.shell.session import ray_session, run_job, save_provenance, write_json
 
 logger = logging.getLogger(__name__)
 

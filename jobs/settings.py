@@ -10,8 +10,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-from anchornet.augment import CropSettings
-from anchornet.settings import AnchorNetTraining, CascadeSettings, ClassifierTraining
+from anchornet.images.augment import CropSettings
+from anchornet.models.training_settings import AnchorNetTraining, CascadeSettings, ClassifierTraining
 
 _FEWEST_CPUS = 4
 """Logical CPUs with which every job runs at its default sizes."""

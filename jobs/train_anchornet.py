@@ -12,14 +12,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jobs.session import run_job
 from jobs.settings import TrainAnchornetConfig
-from jobs.train_loop import TrainPlan
-from jobs.train_run import run_training
+from jobs.shell.session import run_job
+from jobs.training.driver import run_training
+from jobs.training.loop import TrainPlan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the job (see ``jobs.session.run_job``)."""
+    """Exit code of the job (see ``jobs.shell.session.run_job``)."""
     return run_job(TrainAnchornetConfig, execute, __doc__, argv)
 
 

@@ -13,15 +13,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from anchornet import checkpoints, training
-from jobs.session import run_job
+from anchornet.models import card as checkpoints
+from anchornet.models import training
 from jobs.settings import TrainClassifierConfig
-from jobs.train_loop import TrainPlan, model_folder
-from jobs.train_run import run_training
+from jobs.shell.session import run_job
+from jobs.training.driver import run_training
+from jobs.training.loop import TrainPlan, model_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the job (see ``jobs.session.run_job``)."""
+    """Exit code of the job (see ``jobs.shell.session.run_job``)."""
     return run_job(TrainClassifierConfig, execute, __doc__, argv)
 
 

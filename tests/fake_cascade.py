@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anchornet.cascade import Cascade, Exit, Stage, Step
+from anchornet.cascade.run import Cascade, Exit, Stage, Step
 
 CLASSES = ("ant", "bee", "cow")
 MACS = (5, 10, 20, 7)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from anchornet import storage
+from anchornet.files import storage
 
 CLASSES = ("left", "right")
 DAMAGED = b"\xff\xd8\xff\xe0 no picture follows"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from anchornet.bundle import ROLES, Bundle, Preprocessing
-from anchornet.checkpoints import ModelCard, Role, save_model
-from anchornet.proposal import AnchorNet
-from anchornet.settings import CascadeSettings
+from anchornet.models.card import ModelCard, Role, save_model
+from anchornet.models.training_settings import CascadeSettings
+from anchornet.systems.anchornet.network import AnchorNet
 
 CLASSES = ("ant", "bee", "cow")
 ARCHITECTURE = "tests.tiny_bundle:tiny_classifier"

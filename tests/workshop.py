@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anchornet.anchor_cascade import AnchorCascade
 from anchornet.bundle import load_bundle
-from anchornet.cascade import run_all_exits
-from anchornet.images import decode, preprocess
+from anchornet.cascade.run import run_all_exits
+from anchornet.images.decode import decode
+from anchornet.images.preprocess import preprocess
+from anchornet.systems.anchornet.cascade import AnchorCascade
 from jobs import calibrate
 from tests.tiny_bundle import ARCHITECTURE, CLASSES, save_tiny_models, tiny_bundle
 

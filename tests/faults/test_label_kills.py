@@ -20,13 +20,13 @@ import pyarrow as pa
 import pytest
 import ray
 
-from anchornet import storage
-from anchornet.anchor_cascade import AnchorCascade
 from anchornet.bundle import load_bundle
-from anchornet.tally import label_tables
+from anchornet.files import storage
+from anchornet.report.label_counts import label_tables
+from anchornet.systems.anchornet.cascade import AnchorCascade
 from jobs import label
-from jobs.ledger_actor import ledger_name
-from jobs.session import start_local_ray
+from jobs.labelling.ledger_actor import ledger_name
+from jobs.shell.session import start_local_ray
 from tests import tiny_bundle
 from tests.workshop import NUM_BAD, Workshop, build_workshop, write_images
 

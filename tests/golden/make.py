@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from anchornet import synthetic, training
-from anchornet.anchor_cascade import AnchorCascade
-from anchornet.budget import fit_frontier
-from anchornet.cascade import run_cascade
-from anchornet.images import preprocess
-from anchornet.inputs import normalise
-from anchornet.proposal import AnchorNet
-from anchornet.settings import AnchorNetTraining
+from anchornet.budget.frontier import fit_frontier
+from anchornet.cascade.run import run_cascade
+from anchornet.images import synthetic
+from anchornet.images.preprocess import preprocess
+from anchornet.images.tensors import normalise
+from anchornet.models import training
+from anchornet.models.training_settings import AnchorNetTraining
+from anchornet.systems.anchornet.cascade import AnchorCascade
+from anchornet.systems.anchornet.network import AnchorNet
 from benchmarks.tables import synthetic_table
 from tests.tiny_bundle import tiny_bundle
 

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from anchornet import images, storage
-from anchornet.augment import CropSettings
-from jobs import dataset, listing
+from anchornet.files import storage
+from anchornet.images.augment import CropSettings
+from anchornet.images.decode import decode
+from anchornet.images.preprocess import preprocess
+from jobs.data import dataset, listing
 from jobs.settings import DatasetSettings
 from tests.small_images import CLASSES, encode, write_folders, write_parquet
 
@@ -44,7 +46,7 @@ def test_every_image_is_a_row_and_the_damaged_one_says_why(form: str, tmp_path: 
             assert "damaged" in row["error"]
         else:
             assert (row["status"], row["error"]) == ("ok", None)
-            assert row["image"] == images.preprocess(images.decode(encode(index))).tobytes()
+            assert row["image"] == preprocess(decode(encode(index))).tobytes()
 
 
 def test_a_file_that_disappears_is_a_failed_row(tmp_path: Path) -> None:

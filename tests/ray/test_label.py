@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anchornet import storage
-from anchornet.anchor_cascade import AnchorCascade
 from anchornet.bundle import load_bundle
-from anchornet.cascade import run_cascade
-from anchornet.images import decode, preprocess
-from anchornet.tally import label_tables
+from anchornet.cascade.run import run_cascade
+from anchornet.files import storage
+from anchornet.images.decode import decode
+from anchornet.images.preprocess import preprocess
+from anchornet.report.label_counts import label_tables
+from anchornet.systems.anchornet.cascade import AnchorCascade
 from jobs import label
 from tests.workshop import NUM_BAD, NUM_GOOD, Workshop
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from anchornet import synthetic
+from anchornet.images import synthetic
 from tests.tiny_bundle import ARCHITECTURE
 
 pytestmark = pytest.mark.ray

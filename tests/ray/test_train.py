@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from anchornet import storage
-from anchornet.checkpoints import load_model
+from anchornet.files import storage
+from anchornet.models.card import load_model
 from jobs import train_anchornet, train_classifier
 from tests.small_images import CLASSES, write_folders, write_parquet
 

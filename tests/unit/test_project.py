@@ -39,7 +39,9 @@ def test_importing_every_module_of_the_science_loads_no_ray() -> None:
     _assert_not_loaded("ray", modules)
 
 
-@pytest.mark.parametrize("module", ["jobs.ingest", "jobs.listing", "jobs.dataset", "jobs.shards"])
+@pytest.mark.parametrize(
+    "module", ["jobs.data.ingest", "jobs.data.listing", "jobs.data.dataset", "jobs.training.shards"]
+)
 def test_processes_that_only_read_images_do_not_load_torch(module: str) -> None:
     # Torch is 0.8 GB of memory and four seconds of a core, in every process that decodes.
     _assert_not_loaded("torch", [module])

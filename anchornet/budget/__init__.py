@@ -1,0 +1,1 @@
+"""From an exit table to policies and probabilities."""

@@ -1,0 +1,1 @@
+"""The loop that runs survivors densely, and the rows that travel through it."""

@@ -1,0 +1,1 @@
+"""Files by name, typed configuration."""

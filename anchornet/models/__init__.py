@@ -1,0 +1,1 @@
+"""One network: its cost, its weights, how it learns."""

@@ -1,0 +1,86 @@
+"""Accuracy and cost of a cascade on labelled images, from its exit tables: arrays in, plain rows out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.frontier import Frontier, first_exit
+
+GIGA = 1_000_000_000
+Row = dict[str, Any]
+
+
+def exit_rows(table: ExitTable) -> list[Row]:
+    """One row per exit when every image leaves there: accuracy (fraction), its standard error, mean GFLOPs per image."""
+    return [{"exit": name, **_score(table.correct[:, k], table.cost_macs[:, k])} for k, name in enumerate(table.exits)]
+
+
+def frontier_rows(frontier: Frontier, table: ExitTable, gflops: Sequence[float]) -> list[Row]:
+    """One row per asked budget: what the frontier promised, and what its policy gives on ``table``."""
+    rows = []
+    for asked in gflops:
+        policy = frontier.at(asked)
+        leaves = first_exit(table.confidence, policy.thresholds_for(table.image_id))
+        picked = np.arange(len(leaves)), leaves
+        row = {"asked_gflops": asked, **_score(table.correct[picked], table.cost_macs[picked])}
+        counts = np.bincount(leaves, minlength=len(table.exits))
+        row["exits"] = {name: int(count) for name, count in zip(table.exits, counts, strict=True)}
+        row["expected_accuracy"] = policy.accuracy
+        rows.append(row)
+    return rows
+
+
+def promise_rows(frontier: Frontier, gflops: Sequence[float]) -> list[Row]:
+    """One row per budget: what the frontier promises for images like those it was fitted on."""
+    rows = []
+    for asked in gflops:
+        policy = frontier.at(asked)
+        exits = dict(zip(frontier.exits, policy.exit_fractions, strict=True))
+        row = {
+            "gflops": asked,
+            "accuracy": policy.accuracy,
+            "accuracy_standard_error": policy.accuracy_se,
+            "exits": exits,
+        }
+        rows.append({**row, "leaving": ", ".join(f"{name} {100 * share:.0f} %" for name, share in exits.items())})
+    return rows
+
+
+def spread(frontier: Frontier, num_budgets: int) -> tuple[float, ...]:
+    """``num_budgets`` budgets evenly spaced over the useful range of the frontier, in GFLOPs per image."""
+    budgets = np.linspace(frontier.minimum_gflops, frontier.maximum_gflops, num_budgets)
+    return tuple(float(budget) for budget in budgets)
+
+
+def cheapest_as_good(rows: Sequence[Row], accuracy: float) -> Row | None:
+    """The cheapest row whose accuracy is at least ``accuracy``; None when there is none."""
+    good = [row for row in rows if row["accuracy"] >= accuracy]
+    return min(good, key=lambda row: row["gflops"], default=None)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """A table of ``rows``; columns: key -> heading. Fractions named ``accuracy`` are shown in percent."""
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(key, row.get(key)) for key in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _score(correct_N: np.ndarray, macs_N: np.ndarray) -> Row:
+    accuracy = float(correct_N.mean())
+    return {
+        "accuracy": accuracy,
+        "accuracy_standard_error": float(np.sqrt(accuracy * (1 - accuracy) / len(correct_N))),
+        "gflops": float(macs_N.mean()) / GIGA,
+    }
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if "accuracy" in key:
+        return f"{100 * value:.1f} %"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

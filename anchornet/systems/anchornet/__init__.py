@@ -1,0 +1,1 @@
+"""AnchorNet and the classifiers that follow it."""

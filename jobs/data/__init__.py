@@ -1,0 +1,1 @@
+"""Images and listings on Ray."""

@@ -1,0 +1,158 @@
+"""Labelled images as a Ray Dataset, from class folders or from Parquet, local or ``s3://``.
+
+The driver lists (names and labels only); tasks read the bytes, decode and shape them. A file that cannot be used never
+vanishes: ``labelled_images`` keeps it as a row with its reason, training reports it to an ``UnreadableTally``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import RandomSeedConfig
+from ray.data.expressions import random as random_column
+
+from anchornet.images import augment
+from anchornet.images.decode import MAX_PIXELS, ImageError, decode
+from anchornet.images.preprocess import preprocess
+from jobs.data import listing
+from jobs.data.ingest import shape_or_error
+from jobs.data.listing import Listing
+
+READ_CPUS = 0.5
+"""Logical CPUs of a task that reads and decodes."""
+SHUFFLE_CPUS = 1.0
+"""Logical CPUs of a task that shuffles the listing: processes that live for a moment, so better few of them."""
+CHUNK_IMAGES = 32
+ROW_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("uri", pa.string()),
+        ("label", pa.int64()),
+        ("image", pa.binary()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+def labelled_images(found: Listing) -> ray.data.Dataset:
+    """Every listed image once, preprocessed as at test time: rows of ROW_SCHEMA, not yet read.
+
+    image is 224*224*3 bytes, or null with a status other than ``ok`` and the reason.
+    """
+    return _map_blocks(_blocks(found), _RowReader(found.read), found)
+
+
+def training_images(found: Listing, crop: augment.CropSettings, seed: int, tally: Any) -> ray.data.Dataset:
+    """Random views for training: columns image uint8 (size, size, 3) and label int64.
+
+    Each execution of the data set (an epoch) shuffles and crops anew, both drawn from ``seed``. Rows of class folders
+    are shuffled one by one, Parquet by row group, so that a row group is read once: iterate with a shuffle buffer then.
+    """
+    order = RandomSeedConfig(seed=seed, reseed_after_execution=True)
+    rows = _blocks(found).with_column("draw", random_column(seed=seed, reseed_after_execution=True), num_cpus=READ_CPUS)
+    if found.rows_are_files:
+        rows = rows.random_shuffle(seed=order, num_cpus=SHUFFLE_CPUS)
+    else:
+        rows = rows.randomize_block_order(seed=order)
+
+    def shape(rgb: np.ndarray, row: dict[str, Any]) -> np.ndarray:
+        return augment.random_view(rgb, crop, np.random.default_rng([row["image_id"], int(row["draw"] * 2**53)]))
+
+    return _map_blocks(rows, _TensorReader(found.read, shape, tally), found)
+
+
+def validation_images(found: Listing, tally: Any) -> ray.data.Dataset:
+    """Every readable image once, centre-cropped: columns image uint8 (224, 224, 3) and label int64."""
+    reader = _TensorReader(found.read, lambda rgb, row: preprocess(rgb), tally)
+    return _map_blocks(_blocks(found), reader, found)
+
+
+@ray.remote(num_cpus=0)
+class UnreadableTally:
+    """Reasons of the images that training left out, one per image however often it was tried."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def add(self, reasons: dict[str, str]) -> None:
+        """Add {uri: reason}."""
+        self._reasons.update(reasons)
+
+    def reasons(self) -> dict[str, str]:
+        """All of them so far."""
+        return self._reasons
+
+
+def _blocks(found: Listing) -> ray.data.Dataset:
+    return ray.data.from_arrow(found.blocks)
+
+
+def _map_blocks(
+    rows: ray.data.Dataset, reader: Callable[[pa.Table], Iterator[Any]], found: Listing
+) -> ray.data.Dataset:
+    """``reader`` over whole blocks, in tasks that hold READ_CPUS each.
+
+    On a single machine no more run at once than it has cores, though its logical CPUs may be many more: each is a
+    process that imports torch.
+    """
+    single = len(ray.nodes()) == 1
+    most = min(len(found.blocks), max(2, os.cpu_count() or 1)) if single else None
+    return rows.map_batches(
+        reader,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=READ_CPUS,
+        compute=ray.data.TaskPoolStrategy(size=most),
+    )
+
+
+class _RowReader:
+    """One block of a listing -> blocks of ROW_SCHEMA, every row kept."""
+
+    def __init__(self, read: listing.Reader) -> None:
+        self.read = read
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        for chunk, contents in self.read(block, CHUNK_IMAGES):
+            shaped = [shape_or_error(content, MAX_PIXELS) for content in contents]
+            pixels, status, errors = zip(*shaped, strict=True)
+            columns = {name: chunk[name] for name in ("image_id", "uri", "label")}
+            yield pa.table({**columns, "image": pixels, "status": status, "error": errors}, schema=ROW_SCHEMA)
+
+
+class _TensorReader:
+    """One block of a listing -> batches of shaped images and labels; the rest goes to the tally."""
+
+    def __init__(
+        self, read: listing.Reader, shape: Callable[[np.ndarray, dict[str, Any]], np.ndarray], tally: Any
+    ) -> None:
+        self.read = read
+        self.shape = shape
+        self.tally = tally
+
+    def __call__(self, block: pa.Table) -> Iterator[dict[str, np.ndarray]]:
+        for chunk, contents in self.read(block, CHUNK_IMAGES):
+            kept: list[tuple[np.ndarray, int]] = []
+            reasons: dict[str, str] = {}
+            for row, content in zip(chunk.to_pylist(), contents, strict=True):
+                try:
+                    kept.append((self._decode(content, row), row["label"]))
+                except (OSError, ImageError) as error:
+                    reasons[row["uri"]] = f"{type(error).__name__}: {error}"
+            if reasons:
+                ray.get(self.tally.add.remote(reasons))
+            if kept:
+                pixels, labels = zip(*kept, strict=True)
+                yield {"image": np.stack(pixels), "label": np.array(labels, dtype=np.int64)}
+
+    def _decode(self, content: bytes | OSError, row: dict[str, Any]) -> np.ndarray:
+        if isinstance(content, OSError):
+            raise content
+        return self.shape(decode(content, MAX_PIXELS), row)

@@ -1,0 +1,1 @@
+"""The label job behind its verb."""

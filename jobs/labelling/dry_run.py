@@ -1,0 +1,158 @@
+"""``label --dry-run``: what a job would cost and bring, from some hundreds of its own images, before it is run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.actor import ActorHandle
+
+from anchornet.bundle import Bundle
+from anchornet.cascade.rows import GIGA, OK
+from anchornet.files import storage
+from anchornet.report.label_counts import label_tables
+from anchornet.report.pictures import frontier_picture
+from jobs.data import ingest
+from jobs.labelling.folder import LABELS_FOLDER, MARK_FILE
+from jobs.labelling.ledger_actor import start_ledger
+from jobs.labelling.plan import LabelPlan
+from jobs.settings import LabelConfig
+from jobs.shell.session import save_provenance, write_json
+
+SAMPLE_IMAGES = 384
+DECODE_SAMPLE = 32
+SECONDS_PER_HOUR = 3600.0
+JSON_FILE, PICTURE_FILE = "dry_run.json", "frontier.png"
+RunPipeline = Callable[[LabelConfig, LabelPlan, ActorHandle], None]
+
+
+def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan, run_pipeline: RunPipeline) -> int:
+    """Label a sample under the planned policy in a folder of its own, print and write the estimate; exit code 0."""
+    sample_config, sample_plan = _sample(config, plan)
+    save_provenance(sample_config)
+    mark = storage.absolute(storage.join(sample_config.run.folder, MARK_FILE))
+    ledger = start_ledger(sample_plan.ledger, mark)
+    run_pipeline(sample_config, sample_plan, ledger)
+    state = ray.get(ledger.report.remote())
+    ray.kill(ledger)
+    rows = pa.concat_tables(label_tables(storage.join(sample_config.run.folder, LABELS_FOLDER)))
+    estimate = _estimate(config, plan, rows, _seconds_per_image(config, state, len(rows), rows["uri"].to_pylist()))
+    assert bundle.frontier is not None
+    picture = frontier_picture(bundle.frontier, plan.budget_macs / GIGA / plan.num_images)
+    storage.write_bytes(storage.join(config.run.folder, PICTURE_FILE), picture)
+    write_json(storage.join(config.run.folder, JSON_FILE), estimate)
+    sys.stdout.write(_text(estimate, config.run.folder) + "\n")
+    return 0
+
+
+def _sample(config: LabelConfig, plan: LabelPlan) -> tuple[LabelConfig, LabelPlan]:
+    """The same job over a few images drawn by the run's seed, with the planned policy frozen."""
+    folder = storage.join(config.run.folder, "dry_run", time.strftime("%Y%m%dT%H%M%S"))
+    chosen = np.random.default_rng(config.run.seed).permutation(plan.num_images)[:SAMPLE_IMAGES]
+    table = ingest.read_manifest(config.run.folder).take(pa.array(np.sort(chosen)))
+    ingest.write_manifest(folder, table)
+    ledger = replace(plan.ledger, num_images=len(table), fixed_policy=plan.policy)
+    sample = replace(plan, num_images=len(table), num_labelled=0, ledger=ledger)
+    return replace(config, run=replace(config.run, folder=folder)), sample
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds of work per image, averaged over all images of the sample."""
+
+    decode: float
+    """Read and decode, on one core of this machine."""
+    stages: tuple[float, ...]
+    """Compute of each stage, in one actor."""
+
+
+def _seconds_per_image(config: LabelConfig, state: Mapping[str, Any], num_rows: int, uris: list[str]) -> Seconds:
+    table = pa.table({"image_id": np.arange(len(uris[:DECODE_SAMPLE])), "uri": uris[:DECODE_SAMPLE]})
+    started = time.perf_counter()
+    ingest.ReadAndDecode(config.input.max_pixels, config.input.read_threads)(table)
+    decode_s = (time.perf_counter() - started) / len(table)
+    return Seconds(decode_s, tuple(seconds / num_rows for seconds in state["stage_compute_s"]))
+
+
+def _estimate(config: LabelConfig, plan: LabelPlan, rows: pa.Table, seconds: Seconds) -> dict[str, Any]:
+    """Everything that the answer says, per image and for the whole job."""
+    rate, limit = _images_per_s(config, seconds)
+    hours = plan.remaining / rate / SECONDS_PER_HOUR
+    ok = rows.filter(pc.equal(rows["status"], OK))
+    spend = ok["gflops"].to_numpy()
+    price = config.cluster.price_per_hour
+    return {
+        "images": plan.num_images,
+        "remaining": plan.remaining,
+        "sampled": len(rows),
+        "sampled_ok": len(ok),
+        "asked_gflops": plan.budget_macs / GIGA,
+        "expected_gflops_per_image": float(spend.mean()) if len(ok) else 0.0,
+        "expected_gflops_per_image_standard_error": float(spend.std() / max(1, len(ok)) ** 0.5) if len(ok) else 0.0,
+        "planned_gflops_per_image": plan.policy.expected_gflops,
+        "exits": {name: pc.sum(pc.equal(ok["exit"], name)).as_py() or 0 for name in plan.exits},
+        "accuracy": plan.policy.accuracy,
+        "accuracy_standard_error": plan.policy.accuracy_se,
+        "mean_confidence": pc.mean(ok["confidence"]).as_py(),
+        "seconds_per_image": {"decode": seconds.decode, "stage1": seconds.stages[0], "stage2": seconds.stages[1]},
+        "images_per_s": rate,
+        "limited_by": limit,
+        "wall_h": hours,
+        "money": None if price is None else price * hours,
+    }
+
+
+def _images_per_s(config: LabelConfig, seconds: Seconds) -> tuple[float, str]:
+    """Images per second of the whole job, start-up left out, and what limits them.
+
+    A pool can do (its largest size / seconds per image); reading and decoding has the logical CPUs that Ray has now and the
+    pools leave. On a local Ray all work shares this machine's cores besides.
+    """
+    pools = (config.stage1, config.stage2)
+    rates = {
+        f"stage{i + 1} ({pool.largest} actors)": pool.largest / stage_s
+        for i, (pool, stage_s) in enumerate(zip(pools, seconds.stages, strict=True))
+        if stage_s > 0
+    }
+    cluster_cpus = ray.cluster_resources().get("CPU", 0.0) - sum(pool.largest * pool.cpus for pool in pools)
+    tasks = max(1, int(cluster_cpus / config.input.decode_cpus))
+    rates[f"reading and decoding ({tasks} tasks)"] = tasks / seconds.decode
+    if config.cluster.is_local:
+        cores = os.cpu_count() or 1
+        threads = [min(cores, pool.threads or max(1, cores // pool.largest)) if not pool.gpus else 0 for pool in pools]
+        core_s = seconds.decode + sum(n * s for n, s in zip(threads, seconds.stages, strict=True))
+        rates[f"the {cores} cores of this machine"] = cores / core_s
+    limit = min(rates, key=lambda name: rates[name])
+    return rates[limit], limit
+
+
+def _text(estimate: Mapping[str, Any], folder: str) -> str:
+    """The estimate in a few lines for a person."""
+    exits = ", ".join(f"{name} {count}" for name, count in estimate["exits"].items())
+    lines = [
+        f"sampled {estimate['sampled']} of {estimate['images']:,} images, {estimate['sampled_ok']} of them readable",
+        f"expected {estimate['expected_gflops_per_image']:.4f} +- {estimate['expected_gflops_per_image_standard_error']:.4f} "
+        f"GFLOPs per image under the planned policy (calibration says {estimate['planned_gflops_per_image']:.4f})",
+        f"exits in the sample: {exits}",
+    ]
+    if estimate["accuracy"] is not None:
+        lines.append(
+            f"expected accuracy {100 * estimate['accuracy']:.1f} % +- {100 * estimate['accuracy_standard_error']:.1f} "
+            f"(calibration); mean confidence on the sample {100 * (estimate['mean_confidence'] or 0):.1f} %"
+        )
+    lines.append(
+        f"{estimate['images_per_s']:.1f} images/s, {estimate['wall_h']:.2f} h for {estimate['remaining']:,} images, "
+        f"start-up left out (limited by {estimate['limited_by']})"
+    )
+    if estimate["money"] is not None:
+        lines.append(f"money: {estimate['money']:.2f}")
+    lines.append(f"written: {storage.join(folder, JSON_FILE)}, {storage.join(folder, PICTURE_FILE)}")
+    return "\n".join(lines)

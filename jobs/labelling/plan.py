@@ -1,0 +1,136 @@
+"""What a label job is going to do, decided before anything expensive starts."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from anchornet.budget.frontier import Frontier, MixedPolicy, rounded_up
+from anchornet.bundle import Bundle
+from anchornet.cascade.rows import GIGA
+from anchornet.cascade.run import stage_starts
+from anchornet.ledger.ledger import LedgerPlan
+from anchornet.systems.anchornet.cascade import AnchorCascade
+from jobs.labelling.folder import count_labelled, spent_so_far
+from jobs.settings import LabelConfig
+
+SMALL_TASK_CPUS = 0.25
+"""Logical CPUs of a task that reads manifest rows or writes label rows."""
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """A label job before it starts."""
+
+    num_images: int
+    """Images in the manifest."""
+    num_labelled: int
+    """Of these, images that an earlier start of this run has finished."""
+    spent_macs: int
+    """What earlier starts of this run spent of the budget."""
+    policy: MixedPolicy
+    """The point of the frontier that the budget buys, for images like those of the calibration."""
+    ledger: LedgerPlan
+    exits: tuple[str, ...]
+
+    @property
+    def budget_macs(self) -> int:
+        """Multiply-adds for the whole job."""
+        return self.ledger.budget_macs
+
+    @property
+    def remaining(self) -> int:
+        """Images without a row."""
+        return self.num_images - self.num_labelled
+
+    def summary(self) -> str:
+        """The plan in a few lines for a person."""
+        policy = self.policy
+        per_image = self.budget_macs / GIGA / self.num_images
+        shares = zip(self.exits, policy.exit_fractions, strict=True)
+        lines = [
+            f"images   {self.num_images:,}, of which {self.num_labelled:,} are labelled already",
+            f"budget   {self.budget_macs / GIGA:,.3f} GFLOPs, {per_image:.4f} per image"
+            + (f"; {self.spent_macs / GIGA:,.3f} of them spent by earlier starts" if self.spent_macs else ""),
+            f"plan     {policy.expected_gflops:.4f} GFLOPs per image: "
+            + ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares),
+        ]
+        if policy.accuracy is not None and policy.accuracy_se is not None:
+            lines.append(f"accuracy {100 * policy.accuracy:.1f} % +- {100 * policy.accuracy_se:.1f} expected")
+        return "\n".join(lines)
+
+
+def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPlan:
+    """The plan of a job over ``num_images`` images.
+
+    Raises ValueError when the bundle is not calibrated, or the budget does not buy the first exit for every image.
+    """
+    frontier = bundle.frontier
+    if frontier is None:
+        raise ValueError(f"bundle {config.bundle} has no frontier; run python -m jobs.calibrate first")
+    per_image = config.budget.gflops_per_image or (config.budget.total_gflops or 0.0) / num_images
+    num_labelled = count_labelled(config.run.folder)
+    budget_macs = round(per_image * num_images * GIGA)
+    spent_macs = spent_so_far(config.run.folder, num_labelled)
+    cascade = AnchorCascade(bundle)  # measures what each exit costs on the bundle's own networks
+    first = cascade.exits[0].macs
+    policy = policy_for_the_rest(
+        config.budget.mode, frontier, per_image, budget_macs - spent_macs, num_images - num_labelled, first
+    )
+    ledger = LedgerPlan(
+        budget_macs=budget_macs,
+        num_images=num_images - num_labelled,
+        exit_macs=tuple(exit.macs for exit in cascade.exits),
+        stage_starts=stage_starts(cascade),
+        frontier=frontier,
+        id_limit=num_images,
+        session=uuid.uuid4().hex,
+        fixed_policy=policy if config.budget.mode == "fixed" else None,
+    )
+    return LabelPlan(num_images, num_labelled, spent_macs, policy, ledger, frontier.exits)
+
+
+def policy_for_the_rest(
+    mode: str, frontier: Frontier, per_image: float, left_macs: int, remaining: int, first_macs: int
+) -> MixedPolicy:
+    """The point of the frontier for the images that remain: in mode ``hard`` what is left of the budget buys it.
+
+    Raises ValueError when the budget, or what is left of it, does not cover the first exit of the images that remain.
+    """
+    if mode == "fixed" or not remaining:
+        return frontier.at(per_image)
+    left_per_image = left_macs / GIGA / remaining
+    if left_macs < remaining * first_macs and left_per_image < per_image * (1 - 1e-6):
+        missing = rounded_up((remaining * first_macs - left_macs) / GIGA)
+        raise ValueError(
+            f"earlier starts of this run left {left_macs / GIGA:.6g} GFLOPs of the budget, the first exit of the "
+            f"{remaining} images without a label costs {remaining * first_macs / GIGA:.6g}; raise the job's budget by at "
+            f"least {missing} GFLOPs in all"
+        )
+    return frontier.at(left_per_image)
+
+
+def check_resources(config: LabelConfig, cluster_cpus: float, cluster_gpus: float) -> None:
+    """Refuse pools that leave nothing for reading: Ray Data would wait for ever without an error.
+
+    Raises ValueError with the sum. Pools are counted at their smallest size on a cluster, which may grow, and at their
+    largest on a local Ray, which cannot.
+    """
+    local = config.cluster.is_local
+    pools = (config.stage1, config.stage2)
+    sizes = [pool.largest if local else pool.actors for pool in pools]
+    held = sum(size * pool.cpus for size, pool in zip(sizes, pools, strict=True))
+    # One task that decodes, one that reads the manifest, one that writes, and on a resume Ray's filter actor (1 CPU).
+    others = config.input.decode_cpus + 2 * SMALL_TASK_CPUS + 1.0
+    if held + others > cluster_cpus:
+        raise ValueError(
+            f"the pools hold {held:g} logical CPUs ({sizes[0]} x {pools[0].cpus:g} + {sizes[1]} x {pools[1].cpus:g}) and "
+            f"reading, decoding, resuming and writing need {others:g}, together more than the {cluster_cpus:g} there are: "
+            f"the job would wait for ever. Lower stage1.cpus, stage2.cpus or the number of actors"
+            + (", or raise cluster.local_cpus" if local else "")
+        )
+    gpus = sum(size * pool.gpus for size, pool in zip(sizes, pools, strict=True))
+    if local and gpus > cluster_gpus:
+        raise ValueError(
+            f"the pools ask for {gpus:g} GPUs, this machine has {cluster_gpus:g}; lower stage1.gpus or stage2.gpus"
+        )

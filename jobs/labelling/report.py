@@ -1,0 +1,88 @@
+"""What a label job did: planned beside realised, from the ledger and from the rows that were written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anchornet.budget.frontier import Frontier
+from anchornet.cascade.rows import FAILED, GIGA, OK, STATUSES, UNREADABLE
+from anchornet.files import storage
+from anchornet.report.label_counts import Tally, tally_labels
+from jobs.labelling.folder import LABELS_FOLDER
+from jobs.labelling.plan import LabelPlan
+from jobs.settings import LabelConfig
+
+_SHOWN_REASONS = 5
+
+
+def make_report(config: LabelConfig, plan: LabelPlan, ledger: dict[str, Any], wall_s: float) -> dict[str, Any]:
+    """What ``report.json`` holds: GFLOPs for people, the ledger's integers beside them.
+
+    ledger: the closed ledger's own report. The rows are counted here, from the files.
+    """
+    folder = storage.absolute(storage.join(config.run.folder, LABELS_FOLDER))
+    tally = tally_labels(folder, plan.num_images)
+    spent_macs = ledger["spent_macs"]
+    return {
+        "complete": tally.missing == 0 and tally.repeated == 0,
+        "images": plan.num_images,
+        "missing": tally.missing,
+        "repeated": tally.repeated,
+        "status": {status: tally.status[status] for status in STATUSES},
+        "errors": dict(tally.errors.most_common()),
+        "budget": {
+            "mode": config.budget.mode,
+            "asked_gflops": plan.budget_macs / GIGA,
+            "planned_gflops": (plan.spent_macs + plan.policy.expected_macs * plan.remaining) / GIGA,
+            "spent_gflops": spent_macs / GIGA,
+            "in_labels_gflops": tally.spent_macs / GIGA,
+            "wasted_gflops": (spent_macs - tally.spent_macs) / GIGA,
+            "used_fraction": spent_macs / plan.budget_macs,
+        },
+        "exits_planned": dict(zip(plan.exits, plan.policy.exit_fractions, strict=True)),
+        "exits_realised": {name: tally.exits[name] for name in plan.exits},
+        "accuracy_planned": plan.policy.accuracy,
+        "accuracy_expected": _accuracy(plan.ledger.frontier, tally),
+        "accuracy_standard_error": plan.policy.accuracy_se,
+        "labelled_in_this_start": plan.remaining,
+        "wall_s": wall_s,
+        "images_per_s": plan.remaining / wall_s,
+        "ledger": ledger,
+    }
+
+
+def _accuracy(frontier: Frontier, tally: Tally) -> float | None:
+    """Expected accuracy of a fixed policy that spends what the labels cost; None without labels in the calibration."""
+    if not frontier.labelled or not tally.status[OK]:
+        return None
+    gflops = tally.spent_macs / GIGA / tally.status[OK]
+    return frontier.at(min(max(gflops, frontier.minimum_gflops), frontier.maximum_gflops)).accuracy
+
+
+def exit_code(report: dict[str, Any], max_failed_fraction: float) -> int:
+    """0 when every image has exactly one row and no larger share than this is not ``ok``, else 1."""
+    failed_fraction = 1.0 - report["status"][OK] / report["images"]
+    return 0 if report["complete"] and failed_fraction <= max_failed_fraction else 1
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report in a few lines for a person."""
+    budget, status = report["budget"], report["status"]
+    exits = ", ".join(f"{name} {count:,}" for name, count in report["exits_realised"].items())
+    lines = [
+        f"{report['images']:,} images: {status[OK]:,} ok, {status[UNREADABLE]:,} unreadable, {status[FAILED]:,} failed"
+        + ("" if report["complete"] else f", {report['missing']:,} WITHOUT A ROW"),
+        f"asked {budget['asked_gflops']:,.3f} GFLOPs, planned {budget['planned_gflops']:,.3f}, "
+        f"spent {budget['spent_gflops']:,.3f} ({100 * budget['used_fraction']:.1f} %), "
+        f"of which {budget['wasted_gflops']:,.3f} wasted by failures",
+        f"exits: {exits}",
+    ]
+    if report["accuracy_expected"] is not None:
+        lines.append(f"expected accuracy {100 * report['accuracy_expected']:.1f} %")
+    if report["labelled_in_this_start"]:
+        lines.append(
+            f"{report['labelled_in_this_start']:,} images in {report['wall_s']:.1f} s, "
+            f"{report['images_per_s']:.1f} images/s"
+        )
+    lines += [f"  {count:,} x {reason}" for reason, count in list(report["errors"].items())[:_SHOWN_REASONS]]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Every exit of every labelled image."""

@@ -1,0 +1,1 @@
+"""What every job does before and after its work."""

@@ -1,0 +1,299 @@
+"""What the driver of a train job does: list the data, check the resources, start Ray Train, save the best epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from anchornet.files import config, storage
+from anchornet.models import card as checkpoints
+from jobs.data import dataset, listing
+from jobs.settings import TrainConfig
+from jobs.shell import session
+from jobs.training.loop import METRICS_FILE, SCORE, TrainPlan, read_state, too_many_unreadable, train_worker
+from jobs.training.shards import EveryValidationImage
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.json"
+IDENTITY_FILE = "identity.json"
+CHECKPOINT_FOLDER = "checkpoints"
+MODEL_FOLDER = "model"
+POLL_S = 2.0
+SHOWN_REASONS = 20
+
+
+def run_training(plan: TrainPlan) -> int:
+    """Exit code 0 once ``RUN/model`` holds the best epoch; a run that has reached that point returns at once.
+
+    A plan without classes takes them from the data. Raises ValueError for data, folders or resources that cannot work,
+    RuntimeError when a worker fails for good.
+    """
+    plan = _absolute(plan)
+    folder = plan.config.run.folder
+    _check_same_run(plan)
+    if _finished(folder, plan.settings.epochs):
+        logger.info("%s is finished; its model is %s", folder, storage.join(folder, MODEL_FOLDER))
+        return 0
+    with session.ray_session(plan.config.cluster):
+        plan, datasets, tally = _open_data(plan)
+        _check_resources(plan.config)
+        _check_same_run(plan)
+        _remember_run(plan)
+        session.save_provenance(plan.config)
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"plan": plan, "tally": tally},
+            scaling_config=_scaling(plan.config),
+            run_config=_run_config(plan.config),
+            datasets=datasets,
+            dataset_config=EveryValidationImage(),
+        )
+        with _progress(storage.join(folder, METRICS_FILE)):
+            result = _fit(trainer)
+        reasons = ray.get(tally.reasons.remote())
+        _check_readable(plan, reasons)
+        _save_best(plan, result, reasons)
+    return 0
+
+
+def _absolute(plan: TrainPlan) -> TrainPlan:
+    """The plan with every path as workers understand it: Ray Train gives each a working directory of its own."""
+    cfg = plan.config
+    run = replace(cfg.run, folder=storage.absolute(cfg.run.folder))
+    data = replace(cfg.data, path=storage.absolute(cfg.data.path))
+    init = replace(cfg.init, model=_absolute_or_none(cfg.init.model), weights=_absolute_or_none(cfg.init.weights))
+    networks = {"anchornet": _absolute_or_none(plan.anchornet), "glance": _absolute_or_none(plan.glance)}
+    return replace(plan, config=replace(cfg, run=run, data=data, init=init), **networks)
+
+
+def _absolute_or_none(uri: str | None) -> str | None:
+    return None if uri is None else storage.absolute(uri)
+
+
+def _finished(folder: str, epochs: int) -> bool:
+    uri = storage.join(folder, REPORT_FILE)
+    return storage.exists(uri) and json.loads(storage.read_bytes(uri))["epochs"] >= epochs
+
+
+def _open_data(plan: TrainPlan) -> tuple[TrainPlan, dict[str, ray.data.Dataset], Any]:
+    """The plan with what the data says, the data sets by name, and the tally of unreadable images."""
+    cfg = plan.config
+    for name, uri in (("init.weights", cfg.init.weights), ("init.model", cfg.init.model)):
+        if uri is not None and not storage.exists(uri):
+            raise ValueError(
+                f"{name} {uri} does not exist; give a file that does, or leave it out to start from scratch"
+            )
+    found = listing.list_images(cfg.data, plan.classes or None, seed=cfg.run.seed)
+    tally = dataset.UnreadableTally.remote()
+    epochs_done = len(_lines(storage.join(cfg.run.folder, METRICS_FILE)))
+    seed = _epoch_seed(cfg.run.seed, epochs_done)
+    datasets = {"train": dataset.training_images(found, cfg.crop, seed, tally)}
+    num_images = found.num_images
+    if cfg.validation is not None:
+        held_out = listing.list_images(cfg.validation, found.classes, seed=cfg.run.seed)
+        datasets["validation"] = dataset.validation_images(held_out, tally)
+        num_images += held_out.num_images
+    logger.info(
+        "%d classes, %d training images, %d for validation",
+        len(found.classes),
+        found.num_images,
+        num_images - found.num_images,
+    )
+    buffer = 0 if found.rows_are_files else cfg.shuffle_buffer
+    return replace(plan, classes=found.classes, num_images=num_images, shuffle_buffer=buffer), datasets, tally
+
+
+def _epoch_seed(seed: int, epochs_done: int) -> int:
+    """Seed of orders and crops: Ray counts executions from 0 at each start, so a resumed run needs another one.
+
+    Workers that Ray itself restarts within a run count anew too and draw the run's first epochs again.
+    """
+    return int(np.random.SeedSequence([seed, epochs_done]).generate_state(1)[0])
+
+
+def _check_resources(cfg: TrainConfig) -> None:
+    """Refuse, with the numbers, what would wait for ever; a cluster by address may grow, so there it is a warning.
+
+    Workers that hold every CPU leave none to the tasks that read their images, and Ray then waits without a word.
+    """
+    have, gpus = (ray.cluster_resources().get(kind, 0.0) for kind in ("CPU", "GPU"))
+    workers, problem = cfg.workers, ""
+    need = workers.most * workers.cpus + dataset.SHUFFLE_CPUS + (dataset.READ_CPUS if cfg.validation else 0)
+    if need > have:
+        problem = (
+            f"{workers.most} workers x {workers.cpus:g} CPUs and the reading of images need {need:g} logical CPUs, "
+            f"Ray has {have:g}; lower workers.count or workers.cpus, or raise cluster.local_cpus"
+        )
+    elif _with_gpu(cfg) and gpus < workers.fewest:
+        problem = (
+            f"{workers.fewest} workers with a GPU each, Ray has {gpus:g} GPUs; "
+            f"lower workers.count or set workers.use_gpu to false"
+        )
+    if problem and cfg.cluster.is_local:
+        raise ValueError(problem)
+    if problem:
+        logger.warning("waiting for the cluster to grow: %s", problem)
+
+
+def _with_gpu(cfg: TrainConfig) -> bool:
+    """Whether each worker gets a GPU; by default when Ray has any."""
+    return ray.cluster_resources().get("GPU", 0.0) >= 1 if cfg.workers.use_gpu is None else cfg.workers.use_gpu
+
+
+def _identity(plan: TrainPlan) -> dict[str, Any]:
+    """What makes a run this run: everything that decides its result but the number of epochs."""
+    cfg = plan.config
+    sections = {name: config.to_dict(getattr(cfg, name)) for name in ("data", "crop", "init", "training")}
+    del sections["training"]["epochs"]
+    return {
+        "role": plan.role,
+        "architecture": plan.architecture,
+        **sections,
+        "anchornet": plan.anchornet,
+        "glance": plan.glance,
+        "num_patches": plan.num_patches,
+        "iou_threshold": plan.iou_threshold,
+        "classes": list(plan.classes),
+    }
+
+
+def _check_same_run(plan: TrainPlan) -> None:
+    """Raises ValueError when the run folder was started for something else; classes count once they are known."""
+    uri = storage.join(plan.config.run.folder, IDENTITY_FILE)
+    if not storage.exists(uri):
+        return
+    known, mine = json.loads(storage.read_bytes(uri)), _identity(plan)
+    changed = [name for name, value in mine.items() if known.get(name) != value and (name != "classes" or value)]
+    if changed:
+        raise ValueError(
+            f"run folder {plan.config.run.folder} was started with {changed[0]} {known.get(changed[0])!r}, "
+            f"got {mine[changed[0]]!r}; choose another run.folder"
+        )
+
+
+def _remember_run(plan: TrainPlan) -> None:
+    uri = storage.join(plan.config.run.folder, IDENTITY_FILE)
+    if not storage.exists(uri):
+        session.write_json(uri, _identity(plan))
+
+
+def _scaling(cfg: TrainConfig) -> ray.train.ScalingConfig:
+    wish, gpu = cfg.workers, _with_gpu(cfg)
+    return ray.train.ScalingConfig(
+        num_workers=wish.count,
+        use_gpu=gpu,
+        resources_per_worker={"CPU": wish.cpus, **({"GPU": 1} if gpu else {})},
+        accelerator_type=wish.accelerator_type,
+    )
+
+
+def _run_config(cfg: TrainConfig) -> ray.train.RunConfig:
+    """Checkpoints of the best and of the last epoch below the run folder; found again by the next start."""
+    file_system, path = storage.resolve(cfg.run.folder)
+    return ray.train.RunConfig(
+        name=CHECKPOINT_FOLDER,
+        storage_path=path,
+        storage_filesystem=file_system,
+        failure_config=ray.train.FailureConfig(max_failures=cfg.workers.max_failures),
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
+    )
+
+
+def _fit(trainer: TorchTrainer) -> ray.train.Result:
+    """``trainer.fit()`` with this project's errors: KeyboardInterrupt for Ctrl-C, RuntimeError for a failed worker.
+
+    Ray Train answers SIGINT by a clean abort and ``sys.exit(0)``, which would look like success.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    except ray.train.WorkerGroupError as error:
+        reasons = {f"{type(reason).__name__}: {reason}" for reason in error.worker_failures.values()}
+        raise RuntimeError(f"training stopped: {'; '.join(sorted(reasons))}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _progress(uri: str) -> Iterator[None]:
+    """Log each new line of ``metrics.jsonl`` while the body runs: workers log on their own machines, not here."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(uri, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _follow(uri: str, stop: threading.Event) -> None:
+    """Log the lines that are added to ``uri`` until ``stop`` is set."""
+    shown, last = len(_lines(uri)), False
+    while not last:
+        last = stop.wait(POLL_S)
+        lines = _lines(uri)
+        for line in lines[shown:]:
+            values = json.loads(line).items()
+            logger.info(" ".join(f"{name}={value:.4g}" for name, value in values))
+        shown = len(lines)
+
+
+def _lines(uri: str) -> list[bytes]:
+    return storage.read_bytes(uri).splitlines() if storage.exists(uri) else []
+
+
+def _check_readable(plan: TrainPlan, reasons: dict[str, str]) -> None:
+    """Log what was left out; raise ValueError when that was too much."""
+    for uri, reason in list(reasons.items())[:SHOWN_REASONS]:
+        logger.warning("left out %s: %s", uri, reason)
+    if too_many_unreadable(plan, len(reasons)):
+        uri, reason = next(iter(reasons.items()))
+        raise ValueError(
+            f"{len(reasons)} of {plan.num_images} images cannot be used, such as {uri} ({reason}); "
+            f"mend them or raise max_unreadable_fraction ({plan.config.max_unreadable_fraction:g})"
+        )
+
+
+def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, str]) -> None:
+    """``RUN/model`` and, last of all, ``RUN/report.json``, whose presence says that the run is finished."""
+    checkpoint, best = max(result.best_checkpoints, key=lambda entry: (entry[1][SCORE], entry[1]["epoch"]))
+    module = checkpoints.build_network(plan.architecture, len(plan.classes))
+    state = read_state(checkpoint)
+    module.load_state_dict(state["model"])
+    metrics = {name: value for name, value in best.items() if name != SCORE}
+    settings = config.to_dict(plan.config)
+    card = checkpoints.ModelCard(
+        role=plan.role,
+        architecture=plan.architecture,
+        classes=plan.classes,
+        metrics=metrics,
+        training=settings,
+        versions=session.provenance()["versions"],
+    )
+    folder = plan.config.run.folder
+    checkpoints.save_model(storage.join(folder, MODEL_FOLDER), module.eval(), card)
+    report = {
+        "epochs": plan.settings.epochs,
+        "kept_epoch": best["epoch"],
+        "metrics": metrics,
+        "unreadable_images": len(unreadable),
+        "unreadable_examples": dict(list(unreadable.items())[:SHOWN_REASONS]),
+    }
+    session.write_json(storage.join(folder, REPORT_FILE), report)
+    logger.info("kept epoch %d of %d in %s", best["epoch"], plan.settings.epochs, storage.join(folder, MODEL_FOLDER))

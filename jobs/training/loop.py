@@ -1,0 +1,276 @@
+"""What each worker of a train job does: build, resume, epochs of steps, validation, a checkpoint per epoch.
+
+Losses and steps are plain functions of ``anchornet.models.training``; here they meet Ray: data shards, DDP, checkpoints.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor, nn
+
+from anchornet.files import storage
+from anchornet.images import tensors
+from anchornet.images.preprocess import CROP
+from anchornet.models import card as checkpoints
+from anchornet.models import classifiers, training
+from anchornet.models.training import Role, TrainingSettings, View
+from jobs.settings import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "state.pt"
+METRICS_FILE = "metrics.jsonl"
+SCORE = "score"
+"""Checkpoint metric that chooses the epoch to keep: validation accuracy, or the epoch number without validation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """One training run, as every worker is told it."""
+
+    config: TrainConfig
+    role: Role
+    architecture: str
+    classes: tuple[str, ...] = ()
+    """Class names; empty takes them from the training data."""
+    num_images: int = 0
+    """Training and validation images, for the share that cannot be read."""
+    shuffle_buffer: int = 0
+    """Images shuffled within a worker; 0 when the data comes fully shuffled."""
+    anchornet: str | None = None
+    glance: str | None = None
+    num_patches: int = 0
+    training_patches: int | None = None
+    iou_threshold: float = 0.0
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """Epochs, rates and the rest."""
+        return self.config.training
+
+    @property
+    def accuracy_names(self) -> tuple[str, ...]:
+        """Names of the validation accuracies; the last one chooses the epoch."""
+        return training.accuracy_names(self.num_patches, self.glance is not None)
+
+
+@dataclass
+class Trainee:
+    """The state that a checkpoint holds, and the frozen networks around it."""
+
+    module: nn.Module
+    """The network itself, never wrapped: what is validated and saved."""
+    model: nn.Module
+    """The same, wrapped for distributed training."""
+    optimizer: torch.optim.Optimizer
+    view: View
+    """What the network is fed in training."""
+    validation_view: View
+    """The same in validation."""
+    glance: Callable[[Tensor], Tensor] | None
+    history: list[dict[str, Any]]
+    """One line of metrics per finished epoch."""
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """The train loop of one worker (Ray Train calls it with ``{"plan": TrainPlan, "tally": actor}``)."""
+    plan: TrainPlan = config["plan"]
+    local_workers = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(plan.config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
+    trainee = _start(plan)
+    for epoch in range(len(trainee.history), plan.settings.epochs):
+        line = _run_epoch(plan, trainee, epoch)
+        unreadable = _agreed(len(ray.get(config["tally"].reasons.remote())))
+        if too_many_unreadable(plan, unreadable):
+            return  # on every worker alike; the driver says why
+        trainee.history.append({**line, "data/unreadable_images": unreadable})
+        _report(plan, trainee)
+
+
+def too_many_unreadable(plan: TrainPlan, unreadable: int) -> bool:
+    """True when more images than the configuration allows could not be used."""
+    return unreadable > plan.config.max_unreadable_fraction * plan.num_images
+
+
+def _start(plan: TrainPlan) -> Trainee:
+    """Newest checkpoint of this run, else the initial weights, else scratch; on this worker's device."""
+    torch.manual_seed(plan.config.run.seed)
+    module = checkpoints.build_network(plan.architecture, len(plan.classes))
+    checkpoint = ray.train.get_checkpoint()
+    saved = read_state(checkpoint) if checkpoint else None
+    if saved:
+        module.load_state_dict(saved["model"])
+    else:
+        _initialise(module, plan)
+    device = ray.train.torch.get_device()
+    module = module.to(device, memory_format=torch.channels_last)
+    optimizer = training.build_optimizer(module, plan.settings)
+    if saved:
+        optimizer.load_state_dict(saved["optimizer"])
+    model = ray.train.torch.prepare_model(module)
+    history = saved["history"] if saved else []
+    return Trainee(
+        module=module,
+        model=model,
+        optimizer=optimizer,
+        view=_view(plan, device, plan.config.crop.size, plan.training_patches),
+        validation_view=_view(plan, device, CROP, None),
+        glance=_glance(plan, device),
+        history=history,
+    )
+
+
+def _initialise(module: nn.Module, plan: TrainPlan) -> None:
+    init = plan.config.init
+    if init.weights:
+        classifiers.load_torchvision_weights(module, init.weights)
+    if init.model:
+        source, card = checkpoints.load_model(model_folder(init.model))
+        if card.architecture != plan.architecture:
+            raise ValueError(
+                f"init.model {init.model} is a {card.architecture}, this run trains a {plan.architecture}; "
+                f"train the same architecture or leave init.model out"
+            )
+        own = module.state_dict()
+        fitting = {key: value for key, value in source.state_dict().items() if value.shape == own[key].shape}
+        module.load_state_dict({**own, **fitting})  # with other classes the last layer stays fresh
+
+
+def model_folder(folder: str) -> str:
+    """The model folder that a run folder holds, or ``folder`` itself when it is one."""
+    inner = storage.join(folder, "model")
+    return inner if storage.exists(inner) else folder
+
+
+def _view(plan: TrainPlan, device: torch.device, image_size: int, sample: int | None) -> View:
+    """What the network is fed from images of a size; ``sample``: patches per image, None for all."""
+    if plan.role == "glance":
+        return training.glance_view
+    if plan.role != "patch":
+        return training.whole_view
+    assert plan.anchornet is not None
+    proposer, _ = checkpoints.load_model(model_folder(plan.anchornet))
+    proposer = proposer.to(device, memory_format=torch.channels_last)
+    return training.PatchView(proposer, plan.num_patches, plan.iou_threshold, image_size, sample)
+
+
+def _glance(plan: TrainPlan, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    if plan.glance is None:
+        return None
+    network, _ = checkpoints.load_model(model_folder(plan.glance))
+    network = network.to(device, memory_format=torch.channels_last)
+    return lambda images_N3HW: training.logits_of(network(training.glance_view(images_N3HW)))
+
+
+def _run_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> dict[str, Any]:
+    """Train and validate once: the epoch's line of ``metrics.jsonl``, the same on every worker."""
+    rate = training.learning_rate(plan.settings, epoch)
+    training.set_learning_rate(trainee.optimizer, rate)
+    begin = time.perf_counter()
+    loss, correct, views, num_images = _train_epoch(plan, trainee, epoch)
+    trained = time.perf_counter()
+    line = {
+        "epoch": epoch,
+        "train/loss": loss / max(1, views),
+        "train/accuracy": correct / max(1, views),
+        "train/learning_rate": rate,
+        "train/images_per_s": num_images / (trained - begin),
+        **_validate(plan, trainee),
+    }
+    return {**line, "epoch_s": time.perf_counter() - begin, "workers": ray.train.get_context().get_world_size()}
+
+
+def _train_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> list[float]:
+    """Sums over all workers: loss, correct views, views, images."""
+    trainee.model.train()
+    context = ray.train.get_context()
+    sums = [0.0, 0.0, 0.0, 0.0]
+    batches = _batches("train", plan, -(-plan.settings.batch_size // context.get_world_size()), plan.shuffle_buffer)
+    for step, (images_N3HW, labels_N) in enumerate(batches):
+        where = f"epoch {epoch}, step {step}, rank {context.get_world_rank()}"
+        result = training.train_step(
+            trainee.model, trainee.optimizer, trainee.view, images_N3HW, labels_N, plan.settings, where
+        )
+        sums = [total + value for total, value in zip(sums, (*result, len(labels_N)), strict=True)]
+    return _over_workers(sums)
+
+
+def _validate(plan: TrainPlan, trainee: Trainee) -> dict[str, float]:
+    """Accuracy of each kind over all validation images; empty without a validation set."""
+    if plan.config.validation is None:
+        return {}
+    trainee.module.eval()
+    sums = [0.0] * (len(plan.accuracy_names) + 1)
+    for images_N3HW, labels_N in _batches("validation", plan, min(plan.settings.batch_size, 64), 0):
+        counts = training.correct_counts(trainee.module, trainee.validation_view, images_N3HW, labels_N, trainee.glance)
+        sums = [total + value for total, value in zip(sums, [*counts.tolist(), len(labels_N)], strict=True)]
+    *correct, num_images = _over_workers(sums)
+    return {
+        f"validation/{name}": count / max(1, num_images)
+        for name, count in zip(plan.accuracy_names, correct, strict=True)
+    }
+
+
+def _batches(name: str, plan: TrainPlan, batch_size: int, shuffle_buffer: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images (N, 3, 224, 224), channels last, and labels (N,) of this worker's shard, on its device."""
+    shard = ray.train.get_dataset_shard(name)
+    for batch in shard.iter_torch_batches(
+        batch_size=batch_size, prefetch_batches=2, local_shuffle_buffer_size=shuffle_buffer or None
+    ):
+        yield tensors.normalise(batch["image"].permute(0, 3, 1, 2)), batch["label"]
+
+
+def _over_workers(sums: list[float]) -> list[float]:
+    """The sums added up over all workers."""
+    if not torch.distributed.is_initialized():
+        return sums
+    total = torch.tensor(sums, dtype=torch.float64, device=ray.train.torch.get_device())
+    torch.distributed.all_reduce(total)
+    return total.tolist()
+
+
+def _agreed(count: int) -> int:
+    """The count of rank 0, so that all workers decide alike."""
+    mine = count if ray.train.get_context().get_world_rank() == 0 else 0
+    return int(_over_workers([float(mine)])[0])
+
+
+def _report(plan: TrainPlan, trainee: Trainee) -> None:
+    """Checkpoint and metrics of the epoch that just ended; rank 0 writes, every rank takes part."""
+    line = trainee.history[-1]
+    score = line.get(f"validation/{plan.accuracy_names[-1]}", float(line["epoch"]))
+    metrics = {**line, SCORE: score}
+    if ray.train.get_context().get_world_rank() != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        state = {
+            "model": trainee.module.state_dict(),
+            "optimizer": trainee.optimizer.state_dict(),
+            "history": trainee.history,
+        }
+        torch.save(state, Path(folder, STATE_FILE))
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{line['epoch']:04d}")
+    text = "".join(json.dumps(row) + "\n" for row in trainee.history)
+    storage.write_bytes(storage.join(plan.config.run.folder, METRICS_FILE), text.encode())
+
+
+def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
+    """What ``_report`` saved: model, optimizer, history."""
+    with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{STATE_FILE}") as stream:
+        return torch.load(io.BytesIO(stream.read()), map_location="cpu", weights_only=True)

@@ -1,0 +1,97 @@
+"""What a second start of a label run finds, believes and refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from anchornet.budget.frontier import Frontier, fit_frontier
+from anchornet.bundle import Bundle
+from anchornet.files import storage
+from anchornet.ledger.mark import MarkState
+from benchmarks.tables import synthetic_table
+from jobs.labelling import folder
+from jobs.labelling.plan import policy_for_the_rest
+from jobs.settings import BudgetSettings, InferenceSettings, InputSettings, LabelConfig, RunSettings
+from tests.tiny_bundle import tiny_bundle
+
+GIGA = 10**9
+
+
+@pytest.fixture(scope="module")
+def frontier() -> Frontier:
+    return fit_frontier(synthetic_table(2000, 0), {"weights": "w1", "cascade": "c1"})
+
+
+def config(folder: Path) -> LabelConfig:
+    return LabelConfig(
+        run=RunSettings(folder=str(folder)),
+        bundle="b",
+        input=InputSettings(path="i"),
+        budget=BudgetSettings(gflops_per_image=1.0),
+    )
+
+
+def commit(folder: Path, name: str, rows: int) -> None:
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image_id": list(range(rows))}), folder / "checkpoint" / name)
+
+
+def test_only_whole_commits_count(tmp_path: Path) -> None:
+    assert folder.count_labelled(str(tmp_path)) == 0
+    commit(tmp_path, "a.parquet", 3)
+    commit(tmp_path, "b.pending.parquet", 5)
+    commit(tmp_path, "c.parquet", 7)
+    commit(tmp_path, "c.pending.parquet", 7)
+    assert folder.count_labelled(str(tmp_path)) == 3
+    folder.drop_doubtful_commits(str(tmp_path))
+    left = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+    assert left == ["a.parquet", "b.pending.parquet", "c.pending.parquet"]
+    assert folder.count_labelled(str(tmp_path)) == 3
+
+
+def test_the_spend_of_earlier_starts_is_the_marks(tmp_path: Path) -> None:
+    assert folder.spent_so_far(str(tmp_path), 0) == 0
+    storage.write_bytes(str(tmp_path / folder.MARK_FILE), MarkState(authorised_macs=12, owner="x").to_bytes())
+    assert folder.spent_so_far(str(tmp_path), 5) == 12
+
+
+def test_labels_without_a_mark_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds 5 labels but no ledger\.json"):
+        folder.spent_so_far(str(tmp_path), 5)
+
+
+def test_a_run_keeps_to_one_bundle(tmp_path: Path, frontier: Frontier) -> None:
+    bundle: Bundle = replace(tiny_bundle(), frontier=frontier)
+    folder.check_same_run(config(tmp_path), bundle)
+    folder.check_same_run(config(tmp_path), bundle)
+    other = replace(bundle, frontier=replace(frontier, hashes={**frontier.hashes, "weights": "w2"}))
+    with pytest.raises(ValueError, match="labels made with bundle's weights w1, now it is w2; choose another"):
+        folder.check_same_run(config(tmp_path), other)
+    with pytest.raises(ValueError, match=r"inference\.precision float32, now it is bfloat16"):
+        folder.check_same_run(replace(config(tmp_path), inference=InferenceSettings(precision="bfloat16")), bundle)
+
+
+def test_what_is_left_buys_the_policy_of_what_remains(frontier: Frontier) -> None:
+    first = round(frontier.minimum_gflops * GIGA)
+    policy = policy_for_the_rest("hard", frontier, 1.1, 1500 * GIGA, 1000, first)
+    assert policy.expected_gflops == pytest.approx(1.5)
+    assert policy_for_the_rest("fixed", frontier, 1.1, 1500 * GIGA, 1000, first).expected_gflops == pytest.approx(1.1)
+    assert policy_for_the_rest("hard", frontier, 1.1, 0, 0, first).expected_gflops == pytest.approx(1.1)
+
+
+def test_a_fresh_budget_below_the_minimum_is_refused_as_such(frontier: Frontier) -> None:
+    first = round(frontier.minimum_gflops * GIGA)
+    with pytest.raises(ValueError, match="below the first exit"):
+        policy_for_the_rest("hard", frontier, 0.5, 500 * GIGA, 1000, first)
+
+
+def test_a_rest_that_cannot_be_labelled_is_refused_with_what_is_missing(frontier: Frontier) -> None:
+    first = round(frontier.minimum_gflops * GIGA)
+    missing = (1000 * first - 500 * GIGA) / GIGA
+    with pytest.raises(ValueError, match=f"at least {missing:.6f} GFLOPs in all"):
+        policy_for_the_rest("hard", frontier, 1.1, 500 * GIGA, 1000, first)

@@ -1,0 +1,41 @@
+"""Every YAML in the repository loads into the configuration of its job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anchornet.files.config import load_config
+from jobs.settings import (
+    CalibrateConfig,
+    EvaluateConfig,
+    LabelConfig,
+    TrainAnchornetConfig,
+    TrainClassifierConfig,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+FILES = sorted((ROOT / "jobs" / "configs").rglob("*.yaml"))
+KINDS = {
+    "anchornet": TrainAnchornetConfig,
+    "train_anchornet": TrainAnchornetConfig,
+    "train_classifier": TrainClassifierConfig,
+    "glance": TrainClassifierConfig,
+    "patch": TrainClassifierConfig,
+    "full": TrainClassifierConfig,
+    "calibrate": CalibrateConfig,
+    "label": LabelConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_it_loads_and_says_what_it_is(path: Path) -> None:
+    config = load_config(KINDS[path.stem], str(path))
+    assert config is not None
+    assert path.read_text().startswith("# ")
+
+
+def test_there_is_one_for_every_job() -> None:
+    assert {path.stem for path in FILES} == set(KINDS)
