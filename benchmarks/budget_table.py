@@ -29,10 +29,10 @@ import numpy as np
 
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier, first_exit, fit_frontier
+from anchornet.units import GIGA
 from benchmarks.tables import read_table
 
 GFLOPS = (0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 1.8)
-GIGA = 1e9
 PUBLISHED = "anchornet_published.csv"
 
 

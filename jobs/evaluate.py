@@ -18,6 +18,7 @@ from anchornet.files import storage
 from anchornet.models.macs import count_macs
 from anchornet.report import scores
 from anchornet.systems.anchornet.receptive_field import receptive_field
+from anchornet.units import GIGA
 from jobs.data.dataset import labelled_images
 from jobs.data.listing import list_images
 from jobs.scoring.exits import ExitWork, check_pool, collect
@@ -72,7 +73,7 @@ def execute(config: EvaluateConfig) -> int:
 def glance_gflops(bundle: Bundle) -> float:
     """GFLOPs of a glance by itself: in the cascade's own order it may come after AnchorNet, whose cost it then carries."""
     size = receptive_field(bundle.anchornet).size
-    return count_macs(bundle.glance, (1, 3, size, size)) / scores.GIGA
+    return count_macs(bundle.glance, (1, 3, size, size)) / GIGA
 
 
 def reference_rows(tables: dict[str, ExitTable], glance_gflops: float) -> list[scores.Row]:

@@ -17,7 +17,8 @@ import numpy as np
 
 from anchornet.budget import search
 from anchornet.budget.exit_table import ExitTable
-from anchornet.budget.policy import GIGA, MixedPolicy, Policy, first_exit, hash_fraction, rows_to_advance
+from anchornet.budget.policy import MixedPolicy, Policy, first_exit, hash_fraction, rows_to_advance
+from anchornet.units import GIGA, gflops_text
 
 __all__ = [
     "Frontier",
@@ -110,13 +111,13 @@ class Frontier:
         """
         if not gflops >= self.minimum_gflops * (1 - 1e-12):
             raise ValueError(
-                f"budget of {gflops:.6g} GFLOPs per image is below the first exit ({self.minimum_gflops:.6g}); "
-                f"raise the budget to at least {rounded_up(self.minimum_gflops)} or use a smaller network"
+                f"budget of {gflops:.6g} GFLOPs per image is below the first exit ({gflops_text(self.minimum_gflops)}); "
+                f"raise the budget to at least {gflops_text(self.minimum_gflops)} or use a smaller network"
             )
-        if gflops > self.maximum_gflops * (1 + 1e-9):
+        if gflops > float(gflops_text(self.maximum_gflops)):
             log.warning(
-                "budget of %.4g GFLOPs per image is beyond the useful maximum; no more than %.4g will be spent",
-                gflops, self.maximum_gflops,
+                "budget of %s GFLOPs per image is beyond the useful maximum; no more than %s will be spent",
+                gflops_text(gflops), gflops_text(self.maximum_gflops),
             )  # fmt: skip
         return self.describe(float(np.interp(gflops * GIGA, self.costs_macs, np.arange(len(self.points)))))
 
@@ -176,11 +177,6 @@ class Frontier:
             raise ValueError("frontier.json is not a frontier of version 1; calibrate the bundle again")
         points = tuple(_point_in(point) for point in content["points"])
         return cls(tuple(content["exits"]), points, content["num_images"], content["labelled"], content["hashes"])
-
-
-def rounded_up(gflops: float) -> str:
-    """The number with six decimals, never below itself, for messages that name a minimum."""
-    return f"{math.ceil(round(gflops * 1e6, 3)) / 1e6:.6f}"
 
 
 def _number_out(value: float) -> float | str:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-GIGA = 1e9
+from anchornet.units import GIGA
 
 
 def hash_fraction(image_id_N: np.ndarray) -> np.ndarray:

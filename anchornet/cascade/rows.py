@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from anchornet.cascade.standing import NO_EXIT, Standing
+from anchornet.units import GIGA
 
 OK, UNREADABLE, FAILED = "ok", "unreadable", "failed"
 STATUSES = (OK, UNREADABLE, FAILED)
 BUDGET_EXHAUSTED = "budget exhausted before the first exit"
 NOT_FINITE = "the network's output is not finite"
-GIGA = 1_000_000_000
 
 MANIFEST_SCHEMA = pa.schema([("image_id", pa.int64()), ("uri", pa.string())])
 

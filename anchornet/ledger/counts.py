@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from anchornet.budget.policy import GIGA
 from anchornet.ledger.mark import MarkState
+from anchornet.units import GIGA
 
 _MOST_MOMENTS = 256
 

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchornet.budget.frontier import MixedPolicy
-from anchornet.budget.policy import GIGA
 from anchornet.ledger.allowance import Purse, Wish
 from anchornet.ledger.counts import LedgerTally
 from anchornet.ledger.mark import FileMark, Mark, MarkState, MemoryMark, OpenLease
 from anchornet.ledger.plan import Lease, LedgerPlan
 from anchornet.ledger.seen import SeenImages
 from anchornet.ledger.steering import Outlook, StageResult, Steering
+from anchornet.units import GIGA
 
 __all__ = ["FileMark", "Lease", "Ledger", "LedgerPlan", "Mark", "MemoryMark"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from anchornet.budget.frontier import Frontier, MixedPolicy, rounded_up
-from anchornet.budget.policy import GIGA
+from anchornet.budget.frontier import Frontier, MixedPolicy
+from anchornet.units import GIGA, gflops_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class LedgerPlan:
         if self.fixed_policy is None and self.budget_macs < self.minimum_macs:
             raise ValueError(
                 f"budget of {self.budget_macs / GIGA:.6g} GFLOPs is below the first exit of all {self.num_images} images "
-                f"({self.minimum_macs / GIGA:.6g}); raise the budget to at least {rounded_up(self.minimum_macs / GIGA)}"
+                f"({self.minimum_macs / GIGA:.6g}); raise the budget to at least {gflops_text(self.minimum_macs / GIGA)}"
             )
 
     @property

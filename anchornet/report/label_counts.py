@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from anchornet.cascade import rows as records
 from anchornet.files import storage
+from anchornet.units import GIGA
 
 _COLUMNS = ["image_id", "status", "error", "exit", "gflops"]
 
@@ -45,7 +45,7 @@ class Tally:
             known = text in self.errors or len(self.errors) < MOST_REASONS
             self.errors[text if known else OTHER_REASONS] += 1
         # gflops are whole multiply-adds / 1e9, so rounding gives back the integers exactly (below 2^53).
-        self.spent_macs += int(np.rint(table["gflops"].to_numpy() * records.GIGA).astype(np.int64).sum())
+        self.spent_macs += int(np.rint(table["gflops"].to_numpy() * GIGA).astype(np.int64).sum())
 
 
 def tally_labels(folder: str, num_images: int) -> Tally:

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anchornet.budget.frontier import Frontier
+from anchornet.units import GIGA
 
 _DOTS_PER_INCH = 120
 
@@ -21,7 +22,7 @@ def frontier_picture(frontier: Frontier, chosen_gflops: float | None = None) -> 
     figure = Figure(figsize=(6.4, 6.4 if frontier.labelled else 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2 if frontier.labelled else 1, 1, sharex=True, squeeze=False)[:, 0]
-    gflops = frontier.costs_macs / 1e9
+    gflops = frontier.costs_macs / GIGA
     shares = np.array([point.exit_fractions for point in frontier.points]).T
     panels[-1].stackplot(gflops, shares * 100, labels=frontier.exits)
     panels[-1].set(xlabel="GFLOPs per image (multiply-adds / 1e9)", ylabel="images leaving (%)", ylim=(0, 100))

@@ -9,8 +9,8 @@ import numpy as np
 
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier, first_exit
+from anchornet.units import GIGA
 
-GIGA = 1_000_000_000
 Row = dict[str, Any]
 
 

@@ -16,10 +16,11 @@ import ray
 from ray.actor import ActorHandle
 
 from anchornet.bundle import Bundle
-from anchornet.cascade.rows import GIGA, OK
+from anchornet.cascade.rows import OK
 from anchornet.files import storage
 from anchornet.report.label_counts import label_tables
 from anchornet.report.pictures import frontier_picture
+from anchornet.units import GIGA
 from jobs.data import ingest
 from jobs.labelling.folder import LABELS_FOLDER, MARK_FILE
 from jobs.labelling.ledger_actor import start_ledger

@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from anchornet.budget.frontier import Frontier, MixedPolicy, rounded_up
+from anchornet.budget.frontier import Frontier, MixedPolicy
 from anchornet.bundle import Bundle
-from anchornet.cascade.rows import GIGA
 from anchornet.cascade.run import stage_starts
 from anchornet.ledger.ledger import LedgerPlan
 from anchornet.systems.anchornet.cascade import AnchorCascade
+from anchornet.units import GIGA, gflops_text
 from jobs.labelling.folder import count_labelled, spent_so_far
 from jobs.settings import LabelConfig
 
@@ -101,7 +101,7 @@ def policy_for_the_rest(
         return frontier.at(per_image)
     left_per_image = left_macs / GIGA / remaining
     if left_macs < remaining * first_macs and left_per_image < per_image * (1 - 1e-6):
-        missing = rounded_up((remaining * first_macs - left_macs) / GIGA)
+        missing = gflops_text((remaining * first_macs - left_macs) / GIGA)
         raise ValueError(
             f"earlier starts of this run left {left_macs / GIGA:.6g} GFLOPs of the budget, the first exit of the "
             f"{remaining} images without a label costs {remaining * first_macs / GIGA:.6g}; raise the job's budget by at "

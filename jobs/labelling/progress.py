@@ -12,6 +12,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from anchornet.units import GIGA
+
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
@@ -46,7 +48,7 @@ def progress_line(state: dict[str, Any], exit_names: Sequence[str], elapsed_s: f
     counts = state["exits_realised"]
     labelled = sum(counts)
     exits = " ".join(f"{name} {count}" for name, count in zip(exit_names, counts, strict=True))
-    spent, asked = state["spent_macs"] / 1e9, state["asked_macs"] / 1e9
+    spent, asked = state["spent_macs"] / GIGA, state["asked_macs"] / GIGA
     share = f"{100 * spent / asked:.1f} % of {asked:,.1f}"
     return (
         f"labelled {labelled:,} ({exits}), charged {spent:,.1f} GFLOPs ({share}), {labelled / elapsed_s:.1f} images/s"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from anchornet.budget.frontier import Frontier
-from anchornet.cascade.rows import FAILED, GIGA, OK, STATUSES, UNREADABLE
+from anchornet.cascade.rows import FAILED, OK, STATUSES, UNREADABLE
 from anchornet.files import storage
 from anchornet.report.label_counts import Tally, tally_labels
+from anchornet.units import GIGA
 from jobs.labelling.folder import LABELS_FOLDER
 from jobs.labelling.plan import LabelPlan
 from jobs.settings import LabelConfig

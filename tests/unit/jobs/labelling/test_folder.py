@@ -13,13 +13,12 @@ from anchornet.budget.frontier import Frontier, fit_frontier
 from anchornet.bundle import Bundle
 from anchornet.files import storage
 from anchornet.ledger.mark import MarkState
+from anchornet.units import GIGA
 from benchmarks.tables import synthetic_table
 from jobs.labelling import folder
 from jobs.labelling.plan import policy_for_the_rest
 from jobs.settings import BudgetSettings, InferenceSettings, InputSettings, LabelConfig, RunSettings
 from tests.tiny_bundle import tiny_bundle
-
-GIGA = 10**9
 
 
 @pytest.fixture(scope="module")
@@ -93,5 +92,5 @@ def test_a_fresh_budget_below_the_minimum_is_refused_as_such(frontier: Frontier)
 def test_a_rest_that_cannot_be_labelled_is_refused_with_what_is_missing(frontier: Frontier) -> None:
     first = round(frontier.minimum_gflops * GIGA)
     missing = (1000 * first - 500 * GIGA) / GIGA
-    with pytest.raises(ValueError, match=f"at least {missing:.6f} GFLOPs in all"):
+    with pytest.raises(ValueError, match=f"at least {missing:.3f} GFLOPs in all"):
         policy_for_the_rest("hard", frontier, 1.1, 500 * GIGA, 1000, first)
