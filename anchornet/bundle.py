@@ -1,7 +1,7 @@
-"""The bundle: one folder (local or s3://) with everything a label job needs.
+"""The bundle: one folder (local or s3://) with everything a label job needs, of any system.
 
-    bundle.yaml             classes, cascade, preprocessing, a card and a weights hash per network, versions
-    anchornet.safetensors   glance.safetensors   patch.safetensors
+    bundle.yaml             system, classes, preprocessing, a card and a weights hash per network, versions
+    ROLE.safetensors        the weights of each network
     exit_table.parquet      frontier.json           after calibration
 
 bundle.yaml is written after the weights and frontier.json after the exit table, and each records hashes of what was
@@ -11,10 +11,9 @@ written before it; so an interrupted write is seen, and parts that do not belong
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -22,59 +21,37 @@ from torch import nn
 from anchornet.budget.confidence import Calibrator, fit_calibrator
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier
+from anchornet.cascade.protocol import Cascade, Placement
 from anchornet.files import config, storage
-from anchornet.images.preprocess import CROP, IMAGENET_MEAN, IMAGENET_STD, RESIZE
-from anchornet.models.card import (
-    ModelCard,
-    Role,
-    build_network,
-    card_from_dict,
-    card_to_dict,
-    load_model,
-    load_weights,
-    plain,
-    read_yaml,
-    save_weights,
-    versions,
-    weights_hash,
-    write_yaml,
-)
-from anchornet.models.classifiers import check_input
-from anchornet.models.training_settings import CascadeSettings
-from anchornet.systems.anchornet.network import AnchorNet
-from anchornet.systems.anchornet.receptive_field import check_selection, grid_size, receptive_field
+from anchornet.files.documents import digest, plain, read_yaml, write_yaml
+from anchornet.images.preprocess import Preprocessing
+from anchornet.models.card import ModelCard, card_from_dict, card_to_dict, load_model, versions
+from anchornet.models.classifiers import build_classifier
+from anchornet.models.weights import load_weights, save_weights, weights_hash
+from anchornet.systems.registry import SystemSettings, system_of
+from anchornet.systems.system import Reference, Trained
 
-ROLES: tuple[Role, ...] = ("anchornet", "glance", "patch")
-FORMAT = 1
+FORMAT = 2
 BUNDLE_FILE = "bundle.yaml"
 TABLE_FILE = "exit_table.parquet"
 FRONTIER_FILE = "frontier.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocessing:
-    """From a picture to pixels, as the networks were trained; sides in pixels, mean and std of values in [0, 1]."""
-
-    glance_size: int
-    """Side of the shrunken whole image, and of a patch: AnchorNet's receptive field."""
-    resize: int = RESIZE
-    crop: int = CROP
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+_KEYS = {"format", "system", "preprocessing", "networks", "versions", "classes"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A loaded bundle: networks in eval mode on the CPU, and what belongs to them."""
 
-    anchornet: AnchorNet
-    glance: nn.Module
-    patch: nn.Module
-    cards: Mapping[Role, ModelCard]
+    system: SystemSettings
+    networks: Mapping[str, nn.Module]
+    """By role."""
+    cards: Mapping[str, ModelCard]
     """What each network is, how it was trained and what it reached."""
-    settings: CascadeSettings
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the logits."""
     preprocessing: Preprocessing
-    hashes: Mapping[Role, str] = field(default_factory=dict)
+    """From a picture to what the cascade's first stage takes."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each network's tensors by role, as recorded; empty for a bundle that was never saved."""
     exit_table: ExitTable | None = None
     frontier: Frontier | None = None
@@ -82,51 +59,75 @@ class Bundle:
     """(score, exit index) -> probability of being right; None shows users no probability."""
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
-        return self.cards["anchornet"].classes
-
-    @property
     def weights_hash(self) -> str:
-        """sha256 (hex) over the tensors of all three networks."""
-        return _digest([f"{role} {self.hashes.get(role) or weights_hash(getattr(self, role))}" for role in ROLES])
+        """sha256 (hex) over the tensors of all networks."""
+        return digest(
+            [f"{role} {self.hashes.get(role) or weights_hash(self.networks[role])}" for role in sorted(self.networks)]
+        )
 
     @property
     def cascade_hash(self) -> str:
-        """sha256 (hex) over cascade settings, preprocessing and classes: what else an exit's answer depends on."""
-        return _digest([asdict(self.settings), asdict(self.preprocessing), list(self.classes)])
+        """sha256 (hex) over system, preprocessing and classes: what else an exit's answer depends on."""
+        return digest([asdict(self.system), asdict(self.preprocessing), list(self.classes)])
+
+    def cascade(self, placement: Placement | None = None) -> Cascade[Any]:
+        """The bundle's cascade. Raises ValueError when its exits are not those that the bundle was calibrated for."""
+        system = system_of(self.system)
+        cascade = system.cascade(self.system, self.networks, self.classes, placement or Placement())
+        names = tuple(exit.name for exit in cascade.exits)
+        if self.frontier is not None and names != self.frontier.exits:
+            raise ValueError(
+                f"the bundle was calibrated for exits {list(self.frontier.exits)}, its cascade has {list(names)}; "
+                f"calibrate the bundle again"
+            )
+        return cascade
+
+    def references(self, placement: Placement | None = None) -> list[Reference]:
+        """What the bundle's system is compared with."""
+        return system_of(self.system).references(self.system, self.networks, self.classes, placement or Placement())
 
 
-def assemble_bundle(folder_uri: str, anchornet: str, glance: str, patch: str, settings: CascadeSettings) -> None:
-    """Writes a bundle from three model folders. Raises what load_model and save_bundle raise."""
-    folders: dict[Role, str] = {"anchornet": anchornet, "glance": glance, "patch": patch}
-    save_bundle(folder_uri, {role: load_model(folder) for role, folder in folders.items()}, settings)
+def assemble_bundle(folder_uri: str, models: Mapping[str, str], settings: SystemSettings) -> None:
+    """Writes a bundle from model folders by role. Raises what load_model and save_bundle raise."""
+    check_roles(models, settings)
+    save_bundle(folder_uri, {role: Trained(*load_model(folder)) for role, folder in models.items()}, settings)
 
 
-def save_bundle(folder_uri: str, parts: Mapping[Role, tuple[nn.Module, ModelCard]], settings: CascadeSettings) -> None:
+def check_roles(given: Mapping[str, Any], settings: SystemSettings) -> None:
+    """Raises ValueError unless ``given`` names exactly the networks that the system has."""
+    wanted = system_of(settings).roles(settings)
+    if set(given) != set(wanted):
+        raise ValueError(
+            f"system {settings.kind} has the networks {', '.join(wanted)}, got {', '.join(given) or 'none'}; "
+            f"give one for each"
+        )
+
+
+def save_bundle(folder_uri: str, parts: Mapping[str, Trained], settings: SystemSettings) -> None:
     """Writes a bundle, not yet calibrated; an older bundle in the folder, its calibration included, is replaced.
 
-    parts: network and card for each of ROLES. Raises ValueError if they do not belong together: another role than the
-    card's, other classes, a classifier that cannot take the patches, a selection of patches that can fall short.
+    parts: network and card for each role of the system. Raises ValueError if they do not belong together: another role
+    than the card's, other classes, or what the system itself refuses.
     """
-    cards = {role: card for role, (_, card) in parts.items()}
-    modules = {role: module for role, (module, _) in parts.items()}
-    preprocessing = Preprocessing(glance_size=receptive_field(modules["anchornet"]).size)
-    _check_parts(modules, cards, settings, preprocessing)
+    check_roles(parts, settings)
+    roles = system_of(settings).roles(settings)
+    _check_cards({role: parts[role].card for role in roles})
+    classes = parts[roles[0]].card.classes
+    system_of(settings).check(settings, {role: part.module for role, part in parts.items()}, len(classes))
     for stale in (FRONTIER_FILE, TABLE_FILE, BUNDLE_FILE):
         _remove(storage.join(folder_uri, stale))
     networks = {}
-    for role in ROLES:
-        weights = save_weights(_weights_uri(folder_uri, role), modules[role])
-        networks[role] = {**card_to_dict(cards[role]), "weights_hash": weights}
+    for role in roles:
+        weights = save_weights(_weights_uri(folder_uri, role), parts[role].module)
+        networks[role] = {**card_to_dict(parts[role].card), "weights_hash": weights}
         del networks[role]["classes"]
     content = {
         "format": FORMAT,
-        "cascade": asdict(settings),
-        "preprocessing": asdict(preprocessing),
+        "system": asdict(settings),
+        "preprocessing": asdict(system_of(settings).preprocessing(settings)),
         "networks": networks,
         "versions": versions(),
-        "classes": cards["anchornet"].classes,
+        "classes": classes,
     }
     write_yaml(storage.join(folder_uri, BUNDLE_FILE), plain(content))
 
@@ -139,21 +140,21 @@ def load_bundle(folder_uri: str) -> Bundle:
     uri = storage.join(folder_uri, BUNDLE_FILE)
     if not storage.exists(uri):
         raise FileNotFoundError(
-            f"{folder_uri} holds no {BUNDLE_FILE}; make a bundle with jobs.calibrate or anchornet.models.card"
+            f"{folder_uri} holds no {BUNDLE_FILE}; make a bundle with jobs.calibrate or jobs.import_weights"
         )
     content = _read_content(uri)
+    settings = config.read_value(SystemSettings, content["system"], uri, "system")
+    check_roles(content["networks"], settings)
     cards, hashes = _read_cards(content, uri)
-    modules = {role: _load_network(folder_uri, cards[role], hashes[role]) for role in ROLES}
     bundle = Bundle(
-        anchornet=cast(AnchorNet, modules["anchornet"]),
-        glance=modules["glance"],
-        patch=modules["patch"],
+        system=settings,
+        networks={role: _load_network(folder_uri, role, cards[role], hashes[role]) for role in cards},
         cards=cards,
-        settings=config.from_dict(CascadeSettings, content["cascade"], uri),
+        classes=tuple(content["classes"]),
         preprocessing=config.from_dict(Preprocessing, content["preprocessing"], uri),
         hashes=hashes,
     )
-    _check_preprocessing(bundle.preprocessing, bundle.anchornet, uri)
+    _check_preprocessing(bundle, uri)
     return _with_calibration(folder_uri, bundle)
 
 
@@ -164,6 +165,7 @@ def write_calibration(folder_uri: str, table: ExitTable, frontier: Frontier) -> 
     """
     bundle = load_bundle(folder_uri)
     _check_table(bundle, table, frontier)
+    replace(bundle, frontier=frontier).cascade()  # refuses other exits than the cascade's
     _remove(storage.join(folder_uri, FRONTIER_FILE))  # a table without a frontier is simply not calibrated
     table.to_parquet(storage.join(folder_uri, TABLE_FILE))
     marked = replace(frontier, hashes=_calibration_hashes(folder_uri, bundle))
@@ -194,65 +196,53 @@ def _calibration_hashes(folder_uri: str, bundle: Bundle) -> dict[str, str]:
 
 
 def _check_table(bundle: Bundle, table: ExitTable, frontier: Frontier) -> None:
-    if table.exits != frontier.exits or len(table.exits) != bundle.settings.num_exits:
+    if table.exits != frontier.exits:
         raise ValueError(
-            f"exits of the table {list(table.exits)}, of the frontier {list(frontier.exits)} and of the bundle "
-            f"({bundle.settings.num_exits}) do not match; calibrate the bundle again"
+            f"exits of the table {list(table.exits)} and of the frontier {list(frontier.exits)} do not match; calibrate "
+            f"the bundle again"
         )
     highest = max(int(np.max(each, initial=0)) for each in (table.prediction, table.label) if each is not None)
     if highest >= len(bundle.classes):
         raise ValueError(f"exit table names class {highest}, the bundle has {len(bundle.classes)}; calibrate it again")
 
 
-def _check_parts(
-    modules: Mapping[Role, nn.Module],
-    cards: Mapping[Role, ModelCard],
-    settings: CascadeSettings,
-    preprocessing: Preprocessing,
-) -> None:
-    classes = cards["anchornet"].classes
-    for role in ROLES:
-        if cards[role].role != role:
-            raise ValueError(
-                f"{role} network was trained as {cards[role].role!r}; give the network trained as {role!r}"
-            )
-        if cards[role].classes != classes:
-            raise ValueError(_class_difference(role, cards[role].classes, classes))
-    for role in ("glance", "patch"):
-        check_input(modules[role], preprocessing.glance_size, len(classes))
-    field_of_view = receptive_field(modules["anchornet"])
-    grid = grid_size(preprocessing.crop, field_of_view)
-    check_selection(settings.iou_threshold, settings.num_patches, grid, field_of_view, settings.compat)
+def _check_cards(cards: Mapping[str, ModelCard]) -> None:
+    """Raises ValueError for a network trained for another role, or classes that differ between networks."""
+    first = next(iter(cards))
+    for role, card in cards.items():
+        if card.role != role:
+            raise ValueError(f"{role} network was trained as {card.role!r}; give the network trained as {role!r}")
+        if card.classes != cards[first].classes:
+            raise ValueError(_class_difference(role, card.classes, first, cards[first].classes))
 
 
-def _class_difference(role: str, found: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+def _class_difference(role: str, found: tuple[str, ...], first: str, wanted: tuple[str, ...]) -> str:
     if len(found) != len(wanted):
-        return f"{role} network has {len(found)} classes, anchornet has {len(wanted)}; train all on the same classes"
+        return f"{role} network has {len(found)} classes, {first} has {len(wanted)}; train all on the same classes"
     index = next(i for i in range(len(found)) if found[i] != wanted[i])
-    return f"class {index} is {found[index]!r} in {role}, {wanted[index]!r} in anchornet; train all on the same classes"
+    return f"class {index} is {found[index]!r} in {role}, {wanted[index]!r} in {first}; train all on the same classes"
 
 
-def _check_preprocessing(preprocessing: Preprocessing, anchornet: AnchorNet, uri: str) -> None:
+def _check_preprocessing(bundle: Bundle, uri: str) -> None:
     """Refuses a bundle whose pixels this version would make differently."""
-    wanted = Preprocessing(glance_size=receptive_field(anchornet).size)
-    if preprocessing != wanted:
+    wanted = system_of(bundle.system).preprocessing(bundle.system)
+    if bundle.preprocessing != wanted:
         raise ValueError(
-            f"{uri} was made for {preprocessing}, this version gives {wanted}; use the version that made it"
+            f"{uri} was made for {bundle.preprocessing}, this version gives {wanted}; use the version that made it"
         )
 
 
 def _read_content(uri: str) -> dict[str, Any]:
     content = read_yaml(uri)
-    wanted = {"format", "classes", "cascade", "preprocessing", "networks", "versions"}
-    if content.get("format") != FORMAT or set(content) != wanted or set(content["networks"]) != set(ROLES):
-        raise ValueError(f"{uri} is no bundle of format {FORMAT} with {sorted(wanted)}; make the bundle again")
+    if content.get("format") != FORMAT or set(content) != _KEYS:
+        raise ValueError(f"{uri} is no bundle of format {FORMAT} with {sorted(_KEYS)}; make the bundle again")
     return content
 
 
-def _read_cards(content: Mapping[str, Any], uri: str) -> tuple[dict[Role, ModelCard], dict[Role, str]]:
+def _read_cards(content: Mapping[str, Any], uri: str) -> tuple[dict[str, ModelCard], dict[str, str]]:
     cards, hashes = {}, {}
-    for role in ROLES:
-        network = dict(content["networks"][role])
+    for role, entry in content["networks"].items():
+        network = dict(entry)
         hashes[role] = str(network.pop("weights_hash", ""))
         cards[role] = card_from_dict({**network, "classes": content["classes"]}, f"{uri} ({role})")
         if cards[role].role != role:
@@ -260,9 +250,9 @@ def _read_cards(content: Mapping[str, Any], uri: str) -> tuple[dict[Role, ModelC
     return cards, hashes
 
 
-def _load_network(folder_uri: str, card: ModelCard, expected_hash: str) -> nn.Module:
-    module = build_network(card.architecture, len(card.classes))
-    uri = _weights_uri(folder_uri, card.role)
+def _load_network(folder_uri: str, role: str, card: ModelCard, expected_hash: str) -> nn.Module:
+    module = build_classifier(card.architecture, len(card.classes))
+    uri = _weights_uri(folder_uri, role)
     if not storage.exists(uri):
         raise FileNotFoundError(f"{uri} is missing from the bundle; make the bundle again")
     load_weights(uri, module, expected_hash)
@@ -276,7 +266,3 @@ def _weights_uri(folder_uri: str, role: str) -> str:
 def _remove(uri: str) -> None:
     if storage.exists(uri):
         storage.delete(uri)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()

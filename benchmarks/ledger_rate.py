@@ -23,7 +23,7 @@ from anchornet.budget.frontier import Frontier, FrontierPoint, Policy
 from anchornet.files import storage
 from anchornet.ledger.ledger import Ledger, LedgerPlan, MemoryMark
 from jobs.labelling.ledger_actor import start_ledger
-from jobs.settings import ClusterSettings
+from jobs.settings.common import ClusterSettings
 from jobs.shell.session import provenance, ray_session
 
 EXITS = ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")

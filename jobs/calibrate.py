@@ -15,18 +15,18 @@ from typing import Any
 from anchornet.budget.confidence import calibration_errors
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier, fit_frontier
-from anchornet.bundle import assemble_bundle, load_bundle, write_calibration
+from anchornet.bundle import assemble_bundle, check_roles, load_bundle, write_calibration
+from anchornet.data.sources import list_images
 from anchornet.files import storage
+from anchornet.files.documents import write_json
 from anchornet.models.card import load_model
 from anchornet.report import scores
 from anchornet.report.pictures import frontier_picture
-from anchornet.systems.anchornet.cascade import AnchorCascade
 from jobs.data.dataset import labelled_images
-from jobs.data.listing import list_images
-from jobs.scoring.exits import ExitWork, check_pool, collect
-from jobs.settings import CalibrateConfig
-from jobs.shell.session import ray_session, run_job, save_provenance, write_json
-from jobs.training.loop import model_folder
+from jobs.scoring.exits import CASCADE, ExitWork, check_pool, collect, exit_names
+from jobs.settings.scoring import CalibrateConfig
+from jobs.shell.run_folder import RunFolder, model_in
+from jobs.shell.session import ray_session, run_job, save_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -41,31 +41,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(config: CalibrateConfig) -> int:
     """List, assemble, collect, fit, write."""
     found = list_images(config.data, _classes(config), seed=config.run.seed)  # before a calibrated bundle is replaced
-    if config.models.given:
-        assemble_bundle(config.bundle, *(model_folder(folder) for folder in config.models.folders), config.cascade)
+    if config.models:
+        assemble_bundle(config.bundle, _model_folders(config), config.system)
     bundle = load_bundle(config.bundle)
-    AnchorCascade(bundle)  # refuses a selection that cannot be met, before anything is started
+    work = ExitWork(bundle=storage.absolute(config.bundle), pool=config.pool, inference=config.inference)
+    names = exit_names(work)  # builds the cascade: what cannot be met is refused before anything is started
     with ray_session(config.cluster):
         check_pool(config.pool, config.cluster)
         save_provenance(config)
-        work = ExitWork(bundle=storage.absolute(config.bundle), pool=config.pool, inference=config.inference)
-        table = collect(labelled_images(found), work, bundle)["cascade"]
+        table = collect(labelled_images(found, bundle.preprocessing), work, names)[CASCADE]
     _warn_of_unreadable(found.num_images, len(table.image_id))
     frontier = fit_frontier(table)
     write_calibration(config.bundle, table, frontier)
-    storage.write_bytes(storage.join(config.run.folder, "frontier.png"), frontier_picture(frontier))
+    folder = RunFolder(config.run.folder)
+    storage.write_bytes(folder.picture, frontier_picture(frontier))
     report = summarise(frontier, table)
-    write_json(storage.join(config.run.folder, "report.json"), report)
+    write_json(folder.report, report)
     sys.stdout.write(render(report))
     return 0
 
 
 def _classes(config: CalibrateConfig) -> tuple[str, ...]:
     """The class names of the networks, from the models that the bundle is made of or from the bundle that exists."""
-    if config.models.given:
-        _, card = load_model(model_folder(config.models.folders[0]))
+    if config.models:
+        check_roles(config.models, config.system)
+        _, card = load_model(next(iter(_model_folders(config).values())))
         return card.classes
     return load_bundle(config.bundle).classes
+
+
+def _model_folders(config: CalibrateConfig) -> dict[str, str]:
+    return {role: model_in(folder) for role, folder in config.models.items()}
 
 
 def summarise(frontier: Frontier, table: ExitTable) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from anchornet.files import storage
 from anchornet.images import synthetic
 from anchornet.report import scores
 from anchornet.report.label_counts import label_tables
-from jobs import calibrate, evaluate, label, train_anchornet, train_classifier
-from jobs.settings import ClusterSettings
+from anchornet.units import gflops_text
+from jobs import calibrate, evaluate, label, train
+from jobs.settings.common import ClusterSettings
 from jobs.shell import session
+from jobs.shell.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +49,7 @@ SPLITS = (
     Split("calibration", 1000, 3),
     Split("images", 2000, 4),
 )
-TRAINING: tuple[tuple[str, Main], ...] = (
-    ("anchornet", train_anchornet.main),
-    ("patch", train_classifier.main),
-    ("glance", train_classifier.main),
-    ("full", train_classifier.main),
-)
+TRAINING = ("anchornet", "patch", "glance", "full")
 BUDGET_SHARES = (0.25, 0.5, 1.0)
 """Budgets of the three label jobs, as shares of the way from the cheapest to the dearest useful one."""
 
@@ -64,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     generate()
     with session.ray_session(ClusterSettings()):
-        for name, job in TRAINING:
-            _run(job, name)
+        for name in TRAINING:
+            _run(train.main, name)
         _run(calibrate.main, "calibrate")
         rows = [_label(share) for share in BUDGET_SHARES]
         _run(evaluate.main, "evaluate")
@@ -100,8 +97,8 @@ def _label(share: float) -> dict[str, Any]:
     assert frontier is not None
     asked = frontier.minimum_gflops + share * (frontier.maximum_gflops - frontier.minimum_gflops)
     folder = storage.join(FOLDER, f"label-{share:g}")
-    _run(label.main, "label", f"run.folder={folder}", f"budget.gflops_per_image={asked:.4f}")
-    rows = pa.concat_tables(label_tables(storage.join(folder, label.LABELS_FOLDER)))
+    _run(label.main, "label", f"run.folder={folder}", f"budget.gflops_per_image={gflops_text(asked)}")
+    rows = pa.concat_tables(label_tables(RunFolder(folder).labels))
     # The generator writes each image into the folder of its class, so the truth is in the name.
     right = [
         uri.split("/")[-2] == name for uri, name in zip(rows["uri"].to_pylist(), rows["label"].to_pylist(), strict=True)

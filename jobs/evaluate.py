@@ -2,29 +2,27 @@
 
     python -m jobs.evaluate --config jobs/configs/evaluate.yaml
 
-References: the full network on the whole 224x224 image (``full``), the glance alone, and random patches in place of
-AnchorNet's, glance left out on both sides (the paper's Table 3).
+References: a full network on whole images (``full``), and what the bundle's system is compared with; for AnchorNet the
+glance alone, and patches alone, its own and random ones (the paper's Table 3).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anchornet.budget.exit_table import ExitTable
-from anchornet.bundle import Bundle, load_bundle
+from anchornet.bundle import load_bundle
+from anchornet.data.sources import list_images
 from anchornet.files import storage
-from anchornet.models.macs import count_macs
+from anchornet.files.documents import write_json
 from anchornet.report import scores
-from anchornet.systems.anchornet.receptive_field import receptive_field
-from anchornet.units import GIGA
 from jobs.data.dataset import labelled_images
-from jobs.data.listing import list_images
-from jobs.scoring.exits import ExitWork, check_pool, collect
-from jobs.settings import EvaluateConfig
-from jobs.shell.session import ray_session, run_job, save_provenance, write_json
-from jobs.training.loop import model_folder
+from jobs.scoring.exits import CASCADE, ExitWork, check_pool, collect, exit_names
+from jobs.settings.scoring import EvaluateConfig
+from jobs.shell.run_folder import RunFolder, model_in
+from jobs.shell.session import ray_session, run_job, save_provenance
 
 NUM_BUDGETS = 7
 SCORES = {"accuracy": "accuracy", "accuracy_standard_error": "standard error", "gflops": "GFLOPs per image"}
@@ -40,61 +38,50 @@ def execute(config: EvaluateConfig) -> int:
     bundle = load_bundle(config.bundle)
     if bundle.frontier is None:
         raise ValueError(f"bundle {config.bundle} has no frontier; run python -m jobs.calibrate first")
-    work = ExitWork(
-        bundle=storage.absolute(config.bundle),
-        pool=config.pool,
-        inference=config.inference,
-        references=True,
-        full=storage.absolute(model_folder(config.full)) if config.full else None,
-    )
-    if work.full and not storage.exists(work.full):
-        raise ValueError(f"full {config.full} does not exist; train it with role=full, or set full to null")
+    work = _work(config)
     found = list_images(config.data, bundle.classes, seed=config.run.seed)
+    names = exit_names(work)
     with ray_session(config.cluster):
         check_pool(config.pool, config.cluster)
         save_provenance(config)
-        tables = collect(labelled_images(found), work, bundle)
+        tables = collect(labelled_images(found, bundle.preprocessing), work, names)
     budgets = config.gflops_per_image or scores.spread(bundle.frontier, NUM_BUDGETS)
     report = {
-        "num_images": len(tables["cascade"].image_id),
-        "num_unreadable": found.num_images - len(tables["cascade"].image_id),
-        "exits": scores.exit_rows(tables["cascade"]),
-        "frontier": scores.frontier_rows(bundle.frontier, tables["cascade"], budgets),
-        "references": reference_rows(tables, glance_gflops(bundle)),
-        "patches": patch_rows(tables),
+        "num_images": len(tables[CASCADE].image_id),
+        "num_unreadable": found.num_images - len(tables[CASCADE].image_id),
+        "exits": scores.exit_rows(tables[CASCADE]),
+        "frontier": scores.frontier_rows(bundle.frontier, tables[CASCADE], budgets),
+        "references": reference_rows(tables, {each.name: each.exits for each in bundle.references()}),
     }
-    write_json(storage.join(config.run.folder, "report.json"), report)
-    text = render(report)
-    storage.write_bytes(storage.join(config.run.folder, "report.md"), text.encode())
+    folder, text = RunFolder(config.run.folder), render(report)
+    write_json(folder.report, report)
+    storage.write_bytes(folder.report_text, text.encode())
     sys.stdout.write(text)
     return 0
 
 
-def glance_gflops(bundle: Bundle) -> float:
-    """GFLOPs of a glance by itself: in the cascade's own order it may come after AnchorNet, whose cost it then carries."""
-    size = receptive_field(bundle.anchornet).size
-    return count_macs(bundle.glance, (1, 3, size, size)) / GIGA
+def _work(config: EvaluateConfig) -> ExitWork:
+    """What the actors compute. Raises ValueError when the full network is not there."""
+    full = storage.absolute(model_in(config.full)) if config.full else None
+    if full and not storage.exists(full):
+        raise ValueError(f"full {config.full} does not exist; train it with recipe classifier, or set full to null")
+    return ExitWork(
+        bundle=storage.absolute(config.bundle),
+        pool=config.pool,
+        inference=config.inference,
+        references=True,
+        full=full,
+    )
 
 
-def reference_rows(tables: dict[str, ExitTable], glance_gflops: float) -> list[scores.Row]:
-    """What one would do without a cascade: the full network, the glance alone."""
-    full = scores.exit_rows(tables["full"]) if "full" in tables else []
-    glance = next(row for row in scores.exit_rows(tables["cascade"]) if row["exit"] == "glance")
-    rows = [{"reference": "full network at 224", **row} for row in full]
-    return [*rows, {"reference": "glance only", **glance, "gflops": glance_gflops}]
-
-
-def patch_rows(tables: dict[str, ExitTable]) -> list[scores.Row]:
-    """Patches alone, summed: AnchorNet's choice beside random ones."""
-    chosen, random = (scores.exit_rows(tables[name]) for name in ("patches", "random"))
-    pairs = [(ours, theirs) for ours, theirs in zip(chosen, random, strict=True) if ours["exit"].startswith("patch")]
+def reference_rows(tables: Mapping[str, ExitTable], shown: Mapping[str, Sequence[str]]) -> list[scores.Row]:
+    """One row per reference and exit worth showing; shown: names of those exits, all where a reference is not named."""
     return [
-        {
-            "patches": ours["exit"].removeprefix("patch"),
-            "anchor_accuracy": ours["accuracy"],
-            "random_accuracy": theirs["accuracy"],
-        }
-        for ours, theirs in pairs
+        {"reference": name, **row}
+        for name, table in tables.items()
+        if name != CASCADE
+        for row in scores.exit_rows(table)
+        if row["exit"] in shown.get(name, table.exits)
     ]
 
 
@@ -107,15 +94,14 @@ def render(report: dict[str, Any]) -> str:
             report["frontier"],
             {"asked_gflops": "asked GFLOPs", **SCORES, "expected_accuracy": "expected"},
         ),
-        ("References", report["references"], {"reference": "", **SCORES}),
-        (
-            "Patches alone",
-            report["patches"],
-            {"patches": "patches", "anchor_accuracy": "AnchorNet's", "random_accuracy": "random"},
-        ),
+        ("References", report["references"], {"reference": "", "exit": "exit", **SCORES}),
     ]
     parts = [f"{report['num_images']} images"]
-    parts += [f"{title}\n\n{scores.markdown(rows, columns)}" for title, rows, columns in headed]
+    if report["num_unreadable"]:
+        parts[0] += f", {report['num_unreadable']} more could not be read"
+    for heading, rows, columns in headed:
+        if rows:
+            parts += [heading, scores.markdown(rows, columns)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anchornet.cascade.run import Cascade, Exit, Stage, Step
+from anchornet.cascade.protocol import Cascade, Exit, Stage, Step
+from anchornet.cascade.rows import image_layout
 
 CLASSES = ("ant", "bee", "cow")
 MACS = (5, 10, 20, 7)
@@ -31,11 +32,10 @@ class FakeCascade(Cascade[FakeState]):
 
     def __init__(self, *, dynamic: bool = False) -> None:
         self.exits = [Exit(f"exit{k}", macs) for k, macs in enumerate(MACS)]
-        self.stages = [Stage("stage1", 0, 1), Stage("stage2", 1, 4)]
+        state = {**image_layout(2), "logits": (np.dtype(np.float32), (3,))}
+        self.stages = [Stage("stage1", 0, 1, image_layout(2)), Stage("stage2", 1, 4, state)]
         self.classes = CLASSES
-        self.image_size = 2
         self.num_boxes = 1
-        self.carried = {"image": (np.dtype(np.uint8), (2, 2, 3)), "logits": (np.dtype(np.float32), (3,))}
         self.dynamic = dynamic
         self.rows_run = [0] * len(MACS)
 
@@ -56,10 +56,10 @@ class FakeCascade(Cascade[FakeState]):
     def select(self, state: FakeState, rows: Tensor) -> FakeState:
         return FakeState(state.images[rows.numpy()], state.logits[rows.numpy()])
 
-    def pack(self, state: FakeState) -> dict[str, np.ndarray]:
+    def pack(self, state: FakeState, stage_index: int) -> dict[str, np.ndarray]:
         return {"image": state.images, "logits": state.logits}
 
-    def unpack(self, columns: Mapping[str, np.ndarray]) -> FakeState:
+    def unpack(self, columns: Mapping[str, np.ndarray], stage_index: int) -> FakeState:
         return FakeState(columns["image"], columns["logits"])
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+
+from anchornet.images import tensors
+
+CLASSES = 3
+"""Classes of ``tiny_network`` and ``coloured_images``."""
 
 
 def quick(num_classes: int) -> nn.Module:
@@ -39,3 +45,24 @@ class Breaking(nn.Module):
 def breaking(num_classes: int) -> nn.Module:
     """A ``Breaking`` network."""
     return Breaking(num_classes)
+
+
+def tiny_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, 4),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def coloured_images(count: int, size: int = 224) -> tuple[Tensor, Tensor]:
+    """Normalised images (count, 3, size, size) whose strongest channel is their label."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % CLASSES
+    pixels = torch.randint(0, 120, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    pixels[torch.arange(count), labels] += 100
+    return tensors.normalise(pixels), labels

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anchornet.bundle import ROLES, Bundle, Preprocessing
-from anchornet.models.card import ModelCard, Role, save_model
-from anchornet.models.training_settings import CascadeSettings
+from anchornet.bundle import Bundle
+from anchornet.images.preprocess import Preprocessing
+from anchornet.models.card import ModelCard, save_model
+from anchornet.systems.anchornet.cascade import AnchorCascade
 from anchornet.systems.anchornet.network import AnchorNet
+from anchornet.systems.anchornet.settings import ARCHITECTURE as ANCHORNET
+from anchornet.systems.anchornet.settings import AnchorNetSettings
+from anchornet.systems.anchornet.system import ROLES
 
 CLASSES = ("ant", "bee", "cow")
 ARCHITECTURE = "tests.tiny_bundle:tiny_classifier"
@@ -57,27 +62,36 @@ def _spread(head: nn.Linear, logits: Tensor) -> None:
     head.weight.mul_(scale[:, None])
 
 
-def tiny_cards(architecture: str = ARCHITECTURE) -> dict[Role, ModelCard]:
+def tiny_cards(architecture: str = ARCHITECTURE) -> dict[str, ModelCard]:
     """What ``tiny_networks`` are."""
     return {
-        role: ModelCard(role=role, architecture="anchornet" if role == "anchornet" else architecture, classes=CLASSES)
+        role: ModelCard(role=role, architecture=ANCHORNET if role == "anchornet" else architecture, classes=CLASSES)
         for role in ROLES
     }
 
 
-def tiny_bundle(settings: CascadeSettings | None = None) -> Bundle:
+def tiny_bundle(settings: AnchorNetSettings | None = None) -> Bundle:
     """The networks as a bundle without calibration."""
-    preprocessing = Preprocessing(glance_size=95)
-    chosen = settings or CascadeSettings()
-    return Bundle(**tiny_networks(), cards=tiny_cards(), settings=chosen, preprocessing=preprocessing)  # type: ignore[arg-type]
+    return Bundle(
+        system=settings or AnchorNetSettings(),
+        networks=tiny_networks(),
+        cards=tiny_cards(),
+        classes=CLASSES,
+        preprocessing=Preprocessing(),
+    )
+
+
+def tiny_cascade(settings: AnchorNetSettings | None = None, **options: Any) -> AnchorCascade:
+    """The networks as a cascade; options: those of AnchorCascade."""
+    return AnchorCascade(settings or AnchorNetSettings(), tiny_networks(), CLASSES, **options)
 
 
 def save_tiny_models(folder: str, architecture: str = ARCHITECTURE) -> dict[str, str]:
     """The networks as the model folders that train jobs leave: name -> folder."""
     folders = {role: f"{folder}/{role}" for role in ROLES}
     for role, network in tiny_networks().items():
-        save_model(folders[role], network, tiny_cards(architecture)[role])  # type: ignore[index]
-    return folders  # type: ignore[return-value]
+        save_model(folders[role], network, tiny_cards(architecture)[role])
+    return folders
 
 
 class LoggingClassifier(TinyClassifier):

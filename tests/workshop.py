@@ -12,9 +12,8 @@ from anchornet.bundle import load_bundle
 from anchornet.cascade.run import run_all_exits
 from anchornet.images.decode import decode
 from anchornet.images.preprocess import preprocess
-from anchornet.systems.anchornet.cascade import AnchorCascade
 from jobs import calibrate
-from tests.tiny_bundle import ARCHITECTURE, CLASSES, save_tiny_models, tiny_bundle
+from tests.tiny_bundle import ARCHITECTURE, CLASSES, save_tiny_models, tiny_cascade
 
 NUM_GOOD, NUM_BAD = 42, 3
 
@@ -55,7 +54,7 @@ def build_workshop(folder: Path, architecture: str = ARCHITECTURE) -> Workshop:
 def sort_by_last_exit(uris: list[str], folder: Path) -> None:
     """Copy images into the class folders that the cascade's last exit names."""
     pixels = np.stack([preprocess(decode(Path(uri).read_bytes())) for uri in uris])
-    labels = run_all_exits(AnchorCascade(tiny_bundle()), pixels).prediction_NK[:, -1]
+    labels = run_all_exits(tiny_cascade(), pixels).prediction_NK[:, -1]
     for uri, label in zip(uris, labels, strict=True):
         target = folder / CLASSES[label] / Path(uri).name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from anchornet.cascade import rows as records
-from anchornet.cascade.run import Cascade, Stage, run_stage
-from anchornet.cascade.standing import NO_EXIT, Standing, merge
+from anchornet.cascade.protocol import Cascade
+from anchornet.cascade.run import Part, StageResult, run_stage
+from anchornet.cascade.standing import NO_EXIT
 
 
 class StageBatch(NamedTuple):
@@ -30,34 +31,42 @@ class StageBatch(NamedTuple):
 
 def label_stage(
     cascade: Cascade[Any],
-    stage: Stage,
+    stage_index: int,
     table: pa.Table,
-    rows: np.ndarray,
-    thresholds_nK: np.ndarray,
+    thresholds_NK: np.ndarray,
     allowance_macs: int | None,
 ) -> StageBatch:
-    """Run ``stage`` on ``rows`` of ``table`` (those that carry a state); all other rows pass unchanged.
+    """Run a stage on the rows of ``table`` that want it, be it none; all other rows pass unchanged.
 
-    thresholds_nK (n, K) belongs to ``rows``. Rows that leave lose their state; those that go on carry the new one.
+    thresholds_NK (N, K): one row per row of ``table``. Rows that leave lose their state; those that go on carry the new one.
     """
+    stage, rows = cascade.stages[stage_index], records.wanting_rows(table)
+    columns = records.read_carried(table, stage.takes)
+    state = cascade.unpack(columns, stage_index) if stage_index else cascade.start(columns[records.IMAGE])
     standing = records.read_standing(table, cascade.num_boxes)
-    part = Standing(*(getattr(standing, name)[rows] for name in Standing.__dataclass_fields__))
-    state = _open_state(cascade, stage, table, rows)
-    result = run_stage(cascade, stage, state, part, thresholds_nK, allowance_macs)
-    table = records.with_standing(table, merge(standing, rows, result.standing))
-    table = records.with_carried(table, rows[result.continuing], cascade.pack(result.state))
-    left = np.delete(result.standing.exit, result.continuing)
+    result = run_stage(cascade, stage, [Part(rows, state)], standing, thresholds_NK, allowance_macs)
+    table = records.with_standing(table, result.standing)
+    left = result.standing.exit[np.setdiff1d(rows, result.continuing, assume_unique=True)]
     counts = np.bincount(left[left != NO_EXIT], minlength=len(cascade.exits))
-    return StageBatch(table, result.spent_macs, tuple(int(count) for count in counts), int((left == NO_EXIT).sum()))
+    return StageBatch(
+        table=_carry(cascade, stage_index + 1, table, result),
+        spent_macs=result.spent_macs,
+        exit_counts=tuple(int(count) for count in counts),
+        num_starved=int((left == NO_EXIT).sum()),
+    )
 
 
-def _open_state(cascade: Cascade[Any], stage: Stage, table: pa.Table, rows: np.ndarray) -> Any:
-    """State of ``rows``: fresh from decoded pixels before the first stage, unpacked after it."""
-    if stage.first > 0:
-        return cascade.unpack(records.read_carried(table, rows, cascade.carried))
-    shape = (cascade.image_size, cascade.image_size, 3)
-    pixels = records.read_carried(table, rows, {"image": (np.dtype(np.uint8), shape)})["image"]
-    return cascade.start(pixels)
+def _carry(cascade: Cascade[Any], next_stage: int, table: pa.Table, result: StageResult) -> pa.Table:
+    """``table`` with what the survivors carry to the next stage; after the last one nobody carries anything."""
+    if next_stage == len(cascade.stages):
+        return records.without_carried(table)
+    layout = cascade.stages[next_stage].takes
+    packed = [cascade.pack(part.state, next_stage) for part in result.parts]
+    if len(packed) > 1:  # parts interleave: back into the order of the table
+        order = np.argsort(np.concatenate([part.rows for part in result.parts]))
+        packed = [{name: np.concatenate([columns[name] for columns in packed])[order] for name in layout}]
+    nobody = {name: np.zeros((0, *shape), dtype) for name, (dtype, shape) in layout.items()}
+    return records.with_carried(table, result.continuing, packed[0] if packed else nobody, layout)
 
 
 def finish_rows(

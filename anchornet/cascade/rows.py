@@ -1,14 +1,18 @@
 """The rows of a label job: the manifest it starts from, the rows that travel, the rows users get.
 
-All columns are plain Arrow, so that Ray knows their size and any tool can read them.
+All columns are plain Arrow, so that Ray knows their size and any tool can read them; none of them is built or read row by
+row in Python. What a row carries for its next stage is binary, all values of a column one after the other: a row that has
+left has an empty value and costs nothing, and the survivors of a block lie in one piece of memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from anchornet.cascade.standing import NO_EXIT, Standing
 from anchornet.units import GIGA
@@ -17,8 +21,6 @@ OK, UNREADABLE, FAILED = "ok", "unreadable", "failed"
 STATUSES = (OK, UNREADABLE, FAILED)
 BUDGET_EXHAUSTED = "budget exhausted before the first exit"
 NOT_FINITE = "the network's output is not finite"
-
-MANIFEST_SCHEMA = pa.schema([("image_id", pa.int64()), ("uri", pa.string())])
 
 BOX = pa.struct([("top", pa.int16()), ("left", pa.int16()), ("size", pa.int16())])
 
@@ -38,34 +40,48 @@ LABEL_SCHEMA = pa.schema(
     ]
 )
 
-CARRY = "carry_"
-"""Prefix of the columns that hold a cascade's state between stages; null in rows that have left."""
+Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Columns of a row that travels between stages: name -> (dtype, shape of one row)."""
+IMAGE = "image"
+"""The one column that the first stage takes: decoded pixels, (H, W, 3) uint8."""
+
+WANTS = "wants_next"
+"""Boolean column: this row wants the next stage, and carries a state for it."""
+_CARRY = "carry_"
+"""Prefix of the columns that hold a cascade's state between stages."""
 
 
-def manifest_table(uris: Sequence[str]) -> pa.Table:
-    """The manifest of ``uris``: image_id is the position in the list."""
-    return pa.table({"image_id": np.arange(len(uris), dtype=np.int64), "uri": list(uris)}, schema=MANIFEST_SCHEMA)
+def image_layout(size: int) -> Layout:
+    """What the first stage of a cascade takes: images of ``size`` x ``size`` pixels."""
+    return {IMAGE: (np.dtype(np.uint8), (size, size, 3))}
 
 
 def work_table(
     image_ids: np.ndarray,
     uris: Sequence[str],
-    pixels: Sequence[bytes | None],
+    images: Sequence[np.ndarray | None],
     status: Sequence[str],
     errors: Sequence[str | None],
+    image_size: int,
 ) -> pa.Table:
-    """Fresh rows after decoding: pixels are 224*224*3 bytes (HWC), None where ``errors`` gives the reason."""
-    standing = Standing.fresh(len(image_ids), num_boxes=0)
+    """Fresh rows after decoding, not yet in any stage.
+
+    images: (image_size, image_size, 3) uint8 each, None where ``errors`` gives the reason.
+    """
     table = pa.table(
         {
             "image_id": image_ids.astype(np.int64),
             "uri": pa.array(uris, pa.string()),
             "status": pa.array(status, pa.string()),
             "error": pa.array(errors, pa.string()),
-            f"{CARRY}image": pa.array(pixels, pa.binary()),
         }
     )
-    return with_standing(table, standing)
+    layout = image_layout(image_size)
+    dtype, shape = layout[IMAGE]
+    readable = [image for image in images if image is not None]
+    stacked = np.stack(readable) if readable else np.zeros((0, *shape), dtype)
+    rows = np.flatnonzero([image is not None for image in images])
+    return with_carried(table, rows, {IMAGE: stacked}, layout)
 
 
 def with_standing(table: pa.Table, standing: Standing) -> pa.Table:
@@ -75,22 +91,24 @@ def with_standing(table: pa.Table, standing: Standing) -> pa.Table:
         "score": pa.array(standing.score, pa.float32()),
         "exit": pa.array(standing.exit, pa.int16()),
         "macs": pa.array(standing.macs, pa.int64()),
-        "boxes": pa.array(list(standing.boxes.reshape(len(standing.boxes), -1)), pa.list_(pa.int16())),
     }
+    if num_boxes := standing.boxes.shape[1]:
+        flat = pa.array(np.ascontiguousarray(standing.boxes).reshape(-1), pa.int16())
+        columns["boxes"] = pa.FixedSizeListArray.from_arrays(flat, num_boxes * 3)
     return with_columns(table, columns)
 
 
 def read_standing(table: pa.Table, num_boxes: int) -> Standing:
-    """The standing of every row of ``table``."""
-    boxes = np.full((len(table), num_boxes * 3), -1, np.int16)
-    for i, row in enumerate(table["boxes"].to_pylist()):
-        boxes[i, : len(row)] = row
+    """The standing of every row of ``table``; fresh before the first stage."""
+    if "exit" not in table.column_names:
+        return Standing.fresh(len(table), num_boxes)
+    flat = table["boxes"].combine_chunks().flatten().to_numpy() if num_boxes else np.zeros(0, np.int16)
     return Standing(
         label_id=table["label_id"].to_numpy(),
         score=table["score"].to_numpy(),
         exit=table["exit"].to_numpy(),
         macs=table["macs"].to_numpy(),
-        boxes=boxes.reshape(len(table), num_boxes, 3),
+        boxes=flat.reshape(len(table), num_boxes, 3),
     )
 
 
@@ -104,33 +122,40 @@ def with_columns(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
     return table
 
 
-def carrying_rows(table: pa.Table) -> np.ndarray:
-    """(n,) int64: positions of the rows that still carry a state, so want the next stage."""
-    return np.flatnonzero(table[f"{CARRY}image"].is_valid().to_numpy())
+def wanting_rows(table: pa.Table) -> np.ndarray:
+    """(n,) int64: positions of the rows that want the next stage."""
+    return np.flatnonzero(table[WANTS].to_numpy())
 
 
-def read_carried(
-    table: pa.Table, rows: np.ndarray, layout: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
-) -> dict[str, np.ndarray]:
-    """State arrays of ``rows``: for each name of ``layout`` (dtype, shape of one row) an array (n, *shape)."""
-    arrays = {}
+def read_carried(table: pa.Table, layout: Layout) -> dict[str, np.ndarray]:
+    """State arrays of the n rows that want the next stage: for each name of ``layout`` an array (n, *shape), writable."""
+    num_rows = len(wanting_rows(table))
+    return {
+        name: _dense_bytes(table[_CARRY + name]).view(dtype).reshape(num_rows, *shape)
+        for name, (dtype, shape) in layout.items()
+    }
+
+
+def with_carried(table: pa.Table, rows: np.ndarray, arrays: Mapping[str, np.ndarray], layout: Layout) -> pa.Table:
+    """``table`` in which exactly ``rows`` (n,), ascending, want the next stage and carry ``arrays`` of n rows each.
+
+    layout: what that stage takes; an array of another type or shape is a bug of the cascade.
+    """
+    assert set(arrays) == set(layout), (sorted(arrays), sorted(layout))
+    table = table.drop_columns([name for name in table.column_names if name.startswith(_CARRY)])
+    wants = np.zeros(len(table), bool)
+    wants[rows] = True
+    columns: dict[str, pa.Array] = {WANTS: pa.array(wants)}
     for name, (dtype, shape) in layout.items():
-        chunks = table[f"{CARRY}{name}"].take(pa.array(rows)).to_pylist()
-        # Writable, because torch refuses to wrap read-only memory.
-        arrays[name] = np.frombuffer(bytearray(b"".join(chunks)), dtype).reshape(len(rows), *shape)
-    return arrays
-
-
-def with_carried(table: pa.Table, rows: np.ndarray, arrays: Mapping[str, np.ndarray]) -> pa.Table:
-    """``table`` in which exactly ``rows`` carry ``arrays``; the state columns of all other rows are null."""
-    table = table.drop_columns([name for name in table.column_names if name.startswith(CARRY)])
-    columns = {}
-    for name, array in arrays.items():
-        values: list[bytes | None] = [None] * len(table)
-        for row, value in zip(rows, np.ascontiguousarray(array), strict=True):
-            values[row] = value.tobytes()
-        columns[f"{CARRY}{name}"] = pa.array(values, pa.binary())
+        array = np.ascontiguousarray(arrays[name])
+        assert array.dtype == dtype and array.shape == (len(rows), *shape), (name, array.dtype, array.shape)
+        columns[_CARRY + name] = _sparse_binary(array, wants)
     return with_columns(table, columns)
+
+
+def without_carried(table: pa.Table) -> pa.Table:
+    """``table`` without anything that is only meant for a next stage."""
+    return table.drop_columns([name for name in table.column_names if name.startswith(_CARRY) or name == WANTS])
 
 
 def finish(
@@ -141,36 +166,57 @@ def finish(
     A row that no exit was computed for, or whose score is NaN (overflow in a network), has no label and status ``failed``.
     """
     exits, score = table["exit"].to_numpy(), table["score"].to_numpy()
-    labelled = (exits != NO_EXIT) & ~np.isnan(score)
-    status = np.array(table["status"].to_pylist(), dtype=object)
-    error = np.array(table["error"].to_pylist(), dtype=object)
+    unknown = (exits == NO_EXIT) | np.isnan(score)
+    status, error = table["status"].combine_chunks(), table["error"].combine_chunks()
     for lost, reason in (exits == NO_EXIT, BUDGET_EXHAUSTED), (np.isnan(score), NOT_FINITE):
-        lost = lost & (status == OK)
-        status[lost], error[lost] = FAILED, reason
-    label_id = table["label_id"].to_numpy()
+        lost = pc.and_(pa.array(lost), pc.equal(status, OK))
+        status, error = pc.if_else(lost, FAILED, status), pc.if_else(lost, reason, error)
+    label_id = pa.array(table["label_id"].to_numpy(), pa.int32(), mask=unknown)
     calibrated = np.full(len(table), np.nan) if confidence is None else confidence
     columns = {
         "image_id": table["image_id"],
         "uri": table["uri"],
-        "label": pa.array(
-            [classes[i] if known else None for i, known in zip(label_id, labelled, strict=True)], pa.string()
-        ),
-        "label_id": pa.array(label_id, pa.int32(), mask=~labelled),
-        "confidence": pa.array(calibrated, pa.float32(), mask=~labelled | np.isnan(calibrated)),
-        "score": pa.array(score, pa.float32(), mask=~labelled),
-        "exit": pa.array(
-            [exit_names[k] if known else None for k, known in zip(exits, labelled, strict=True)], pa.string()
-        ),
-        "gflops": pa.array(table["macs"].to_numpy() / GIGA, pa.float64()),
-        "boxes": pa.array([_boxes(row) for row in table["boxes"].to_pylist()], pa.list_(BOX)),
-        "status": pa.array(status, pa.string()),
-        "error": pa.array(error, pa.string()),
+        "label": pa.array(classes, pa.string()).take(label_id),
+        "label_id": label_id,
+        "confidence": pa.array(calibrated.astype(np.float32), mask=unknown | np.isnan(calibrated)),
+        "score": pa.array(score, pa.float32(), mask=unknown),
+        "exit": pa.array(exit_names, pa.string()).take(pa.array(exits, mask=unknown)),
+        "gflops": pa.array(table["macs"].to_numpy() / GIGA),
+        "boxes": _boxes(table),
+        "status": status,
+        "error": error,
     }
     return pa.table(columns, schema=LABEL_SCHEMA)
 
 
-def _boxes(flat: list[int]) -> list[dict[str, int]] | None:
-    """Boxes of one row; None when no patch was chosen."""
-    triples = [flat[i : i + 3] for i in range(0, len(flat), 3)]
-    chosen = [dict(zip(("top", "left", "size"), triple, strict=True)) for triple in triples if triple[0] >= 0]
-    return chosen or None
+def _boxes(table: pa.Table) -> pa.Array:
+    """A list of BOX per row; null where no patch was chosen."""
+    if "boxes" not in table.column_names:
+        return pa.nulls(len(table), LABEL_SCHEMA.field("boxes").type)
+    boxes = read_standing(table, table["boxes"].type.list_size // 3).boxes
+    chosen = boxes[:, :, 0] >= 0
+    counts = chosen.sum(axis=1)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    structs = pa.StructArray.from_arrays([pa.array(column) for column in boxes[chosen].T], fields=list(BOX))
+    return pa.ListArray.from_arrays(pa.array(offsets), structs, mask=pa.array(counts == 0))
+
+
+def _sparse_binary(array: np.ndarray, wants: np.ndarray) -> pa.Array:
+    """One binary value per row: those of ``array`` where ``wants`` holds, empty ones elsewhere; no copy."""
+    width = array[0].nbytes if len(array) else 0
+    offsets = np.concatenate([[0], np.cumsum(wants * np.int64(width))]).astype(np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(array)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(wants), buffers)
+
+
+def _dense_bytes(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a binary column one after the other, as bytes; a copy, because torch refuses read-only memory."""
+    return np.concatenate([np.zeros(0, np.uint8), *map(_bytes_of, column.chunks)])
+
+
+def _bytes_of(chunk: pa.Array) -> np.ndarray:
+    _, offsets, data = chunk.buffers()
+    if not len(chunk) or data is None:
+        return np.zeros(0, np.uint8)
+    ends = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]

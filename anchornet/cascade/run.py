@@ -1,117 +1,46 @@
-"""The adaptive classifier: ordered exits, and the one loop that runs survivors densely under a policy.
+"""The one loop that runs survivors densely: after each exit the certain ones leave, the rest goes on as a dense batch.
 
-Shapes: N images, n survivors among them, K exits, C classes.
+Shapes: N images of a batch, n survivors among them, K exits, C classes.
 
-A cascade computes its exits in order. After each exit every image that is certain enough leaves, the rest is compacted
-and goes on as a dense batch. What a concrete cascade has to say is in :class:`Cascade`; everything about leaving,
-allowances and bookkeeping is here and nowhere else.
+A **part** is some survivors and their state. There is one part unless money is short and costs differ from image to image:
+then as many rows are run as the dearest case allows, and what they left over pays for the next ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anchornet.budget.frontier import rows_to_advance
+from anchornet.cascade.protocol import Cascade, S, Stage, State, Step
 from anchornet.cascade.standing import Standing, merge
 
 
-@dataclass(frozen=True)
-class Exit:
-    """A point where a label can be given."""
+class Part(NamedTuple):
+    """Some survivors of a batch."""
 
-    name: str
-    macs: int
-    """Multiply-adds that one more image costs at this exit; for costs that differ per image, the most it can cost."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A run of consecutive exits that one actor pool computes."""
-
-    name: str
-    first: int
-    """Index of its first exit."""
-    stop: int
-    """Index after its last exit."""
-
-    @property
-    def exits(self) -> range:
-        """Indices of the exits of this stage."""
-        return range(self.first, self.stop)
-
-
-class State(Protocol):
-    """What survivors carry from exit to exit; a batch of n rows."""
-
-    def __len__(self) -> int:
-        """Number of rows n."""
-        ...
-
-
-S = TypeVar("S", bound=State)
-
-
-class Step(NamedTuple):
-    """What one exit gave for a dense batch of n survivors."""
-
-    logits_nC: Tensor
-    """(n, C) float32: the final logits of the exit; nobody outside the cascade sums or averages them."""
-    macs_n: np.ndarray
-    """(n,) int64: multiply-adds that were computed for each row, from the shapes that were run."""
-    boxes_nP3: np.ndarray | None = None
-    """(n, P, 3) int16: top, left, size of the patches when this exit chose them, else None."""
-
-
-class Cascade(Protocol[S]):
-    """An adaptive classifier. ``state`` holds survivors only; ``advance`` runs all its rows."""
-
-    exits: Sequence[Exit]
-    stages: Sequence[Stage]
-    classes: Sequence[str]
-    image_size: int
-    """H = W of the images that ``start`` takes, in pixels."""
-    num_boxes: int
-    """P: patches that the cascade chooses per image; 0 when it chooses none."""
-    carried: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
-    """What ``pack`` gives: (dtype, shape of one row) per name. The first name is always ``image``."""
-
-    def start(self, images_NHW3: np.ndarray) -> S:
-        """State of N fresh images, (N, H, W, 3) uint8."""
-        ...
-
-    def advance(self, state: S, exit_index: int) -> tuple[Step, S]:
-        """Compute exit ``exit_index`` for every row of ``state``; returns the step and the state after it."""
-        ...
-
-    def select(self, state: S, rows: Tensor) -> S:
-        """The state of ``rows`` (int64 indices), dense."""
-        ...
-
-    def pack(self, state: S) -> dict[str, np.ndarray]:
-        """The state as plain arrays of n rows each, to travel between stages; the names are the columns."""
-        ...
-
-    def unpack(self, columns: Mapping[str, np.ndarray]) -> S:
-        """The state that ``pack`` gave, on this process's device."""
-        ...
+    rows: np.ndarray
+    """(n,) int64: their positions among the N images, ascending."""
+    state: Any
+    """Their state, n rows."""
 
 
 class StageResult(NamedTuple):
     """What a stage did to a batch of N images."""
 
     standing: Standing
-    continuing: np.ndarray
-    """(n,) int64: rows that did not leave and want the next stage; empty after the last stage."""
-    state: State
-    """State of the continuing rows."""
+    parts: list[Part]
+    """Rows that did not leave and want the next stage; empty after the last stage."""
     spent_macs: int
     """Multiply-adds computed in this stage for the whole batch."""
+
+    @property
+    def continuing(self) -> np.ndarray:
+        """(n,) int64: positions of the rows that want the next stage, ascending."""
+        return np.sort(np.concatenate([np.zeros(0, np.int64), *(part.rows for part in self.parts)]))
 
 
 def confidence(logits_nC: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -126,50 +55,45 @@ def confidence(logits_nC: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run_stage(
-    cascade: Cascade[S],
+    cascade: Cascade[Any],
     stage: Stage,
-    state: S,
+    parts: Sequence[Part],
     standing: Standing,
     thresholds_NK: np.ndarray,
     allowance_macs: int | None = None,
 ) -> StageResult:
-    """Run the exits of ``stage`` on N images, dropping whoever leaves after each exit.
+    """Run the exits of ``stage`` on the rows of ``parts``, dropping whoever leaves after each exit.
 
-    thresholds_NK (N, K) float32: an image leaves at exit k when its score >= its threshold; the last exit of the cascade
-    takes everything. allowance_macs: multiply-adds this call may compute, None for no limit. When the allowance does not
-    cover everyone who wants to go on, the least certain go on and the others leave with the label they have (an image
-    without any label keeps exit NO_EXIT).
+    standing: of all N images of the batch. thresholds_NK (N, K) float32: an image leaves at exit k when its score >= its
+    threshold; the last exit of the cascade takes everything. allowance_macs: multiply-adds this call may compute, None for
+    no limit. When the allowance does not cover everyone who wants to go on, the least certain go on and the others leave
+    with the label they have (an image without any label keeps exit NO_EXIT).
     """
-    last_exit = len(cascade.exits) - 1
-    rows = np.arange(len(state), dtype=np.int64)
-    spent_macs = 0
+    parts, spent_macs = [part for part in parts if len(part.rows)], 0
     for k in stage.exits:
         left = None if allowance_macs is None else allowance_macs - spent_macs
-        go = _affordable(standing.score[rows], cascade.exits[k].macs, left)
-        state, rows = _keep(cascade, state, rows, go)
-        if not len(rows):
-            break
-        step, state = cascade.advance(state, k)
-        standing = _record(standing, rows, k, step)
-        spent_macs += int(step.macs_n.sum())
-        stays = (standing.score[rows] < thresholds_NK[rows, k]) & (k != last_exit)
-        state, rows = _keep(cascade, state, rows, stays)
-    return StageResult(standing, rows, state, spent_macs)
+        steps = _advance(cascade, k, parts, standing, left)
+        parts = []
+        for rows, step, state in steps:
+            standing = _record(standing, rows, k, step)
+            spent_macs += int(step.macs_n.sum())
+            stays = (standing.score[rows] < thresholds_NK[rows, k]) & (k != len(cascade.exits) - 1)
+            if stays.any():
+                parts.append(_keep(cascade, Part(rows, state), stays))
+    return StageResult(standing, parts, spent_macs)
 
 
 def run_cascade(
     cascade: Cascade[S], images_NHW3: np.ndarray, thresholds_NK: np.ndarray, allowance_macs: int | None = None
 ) -> Standing:
     """All stages in one process: the standing of N images at the end."""
-    state, standing = cascade.start(images_NHW3), Standing.fresh(len(images_NHW3), cascade.num_boxes)
-    rows = np.arange(len(images_NHW3), dtype=np.int64)
+    standing = Standing.fresh(len(images_NHW3), cascade.num_boxes)
+    parts = [Part(np.arange(len(images_NHW3), dtype=np.int64), cascade.start(images_NHW3))]
     for stage in cascade.stages:
-        part = Standing(*(getattr(standing, name)[rows] for name in Standing.__dataclass_fields__))
-        result = run_stage(cascade, stage, state, part, thresholds_NK[rows], allowance_macs)
-        standing = merge(standing, rows, result.standing)
+        result = run_stage(cascade, stage, parts, standing, thresholds_NK, allowance_macs)
+        standing, parts = result.standing, result.parts
         if allowance_macs is not None:
             allowance_macs -= result.spent_macs
-        rows, state = rows[result.continuing], result.state  # type: ignore[assignment]
     return standing
 
 
@@ -182,35 +106,56 @@ class AllExits(NamedTuple):
     """(N, K) int64: cumulative multiply-adds."""
 
 
-def run_all_exits(cascade: Cascade[S], images_NHW3: np.ndarray) -> AllExits:
-    """Run all exits on N images without letting any leave."""
+def run_all_exits(cascade: Cascade[S], images_NHW3: np.ndarray, num_exits: int | None = None) -> AllExits:
+    """Run the first ``num_exits`` exits (None: all) on N images without letting any leave."""
     state = cascade.start(images_NHW3)
     columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for k in range(len(cascade.exits)):
+    for k in range(num_exits or len(cascade.exits)):
         step, state = cascade.advance(state, k)
         columns.append((*confidence(step.logits_nC), step.macs_n))
     scores, labels, macs = (np.stack(column, axis=1) for column in zip(*columns, strict=True))
     return AllExits(scores, labels, np.cumsum(macs, axis=1))
 
 
-def stage_starts(cascade: Cascade[S]) -> tuple[int, ...]:
-    """Index of the first exit of each stage."""
-    return tuple(stage.first for stage in cascade.stages)
+def _advance(
+    cascade: Cascade[Any], exit_index: int, parts: Sequence[Part], standing: Standing, left_macs: int | None
+) -> list[tuple[np.ndarray, Step, State]]:
+    """Exit ``exit_index`` for as many rows as ``left_macs`` covers, least certain first: rows, step, state after it."""
+    dearest = cascade.exits[exit_index].macs
+    steps = []
+    while parts:
+        wanting = sum(len(part.rows) for part in parts)
+        if left_macs is None or dearest * wanting <= left_macs:
+            now, parts = list(parts), []
+        else:
+            now, parts = _least_certain(cascade, parts, standing, left_macs // dearest)
+        if not now:
+            break
+        for part in now:
+            step, state = cascade.advance(part.state, exit_index)
+            assert int(step.macs_n.max(initial=0)) <= dearest, f"exit {exit_index} cost more than its most, {dearest}"
+            steps.append((part.rows, step, state))
+            left_macs = None if left_macs is None else left_macs - int(step.macs_n.sum())
+    return steps
 
 
-def _affordable(score_n: np.ndarray, macs: int, left_macs: int | None) -> np.ndarray:
-    """Mask (n,) of the rows that can be computed with ``left_macs``; least certain first."""
-    everyone = np.ones(len(score_n), bool)
-    if left_macs is None or macs * len(score_n) <= left_macs:
-        return everyone
-    return rows_to_advance(score_n, everyone, np.full(len(score_n), macs, np.int64), left_macs)
+def _least_certain(
+    cascade: Cascade[Any], parts: Sequence[Part], standing: Standing, count: int
+) -> tuple[list[Part], list[Part]]:
+    """The ``count`` rows of ``parts`` with the lowest scores (equal ones by position), and the others."""
+    rows = np.sort(np.concatenate([part.rows for part in parts]))
+    chosen = rows[np.argsort(standing.score[rows], kind="stable")[:count]]
+    masks = [np.isin(part.rows, chosen) for part in parts]
+    now = [_keep(cascade, part, mask) for part, mask in zip(parts, masks, strict=True) if mask.any()]
+    later = [_keep(cascade, part, ~mask) for part, mask in zip(parts, masks, strict=True) if not mask.all()]
+    return now, later
 
 
-def _keep(cascade: Cascade[S], state: S, rows: np.ndarray, mask: np.ndarray) -> tuple[S, np.ndarray]:
-    """State and rows where ``mask`` holds; untouched (no copy) when it holds everywhere."""
+def _keep(cascade: Cascade[Any], part: Part, mask: np.ndarray) -> Part:
+    """The rows where ``mask`` holds; untouched (no copy) when it holds everywhere."""
     if mask.all():
-        return state, rows
-    return cascade.select(state, torch.from_numpy(np.flatnonzero(mask))), rows[mask]
+        return part
+    return Part(part.rows[mask], cascade.select(part.state, torch.from_numpy(np.flatnonzero(mask))))
 
 
 def _record(standing: Standing, rows: np.ndarray, exit_index: int, step: Step) -> Standing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,11 @@ def load_config(cls: type[T], path: str | None = None, overrides: Sequence[str] 
     for override in overrides:
         _apply_override(tree, override)
     return typing.cast(T, _build(cls, tree, source, section=""))
+
+
+def read_value(hint: Any, value: Any, source: str, name: str) -> Any:
+    """``value`` as the annotated type ``hint``, such as a union of sections; ``name`` is its key, for errors."""
+    return _convert(value, hint, source, name)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -79,14 +85,43 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from error
-    for key in keys[:-1]:
-        child = tree.setdefault(key, {})
-        if isinstance(child, _Override):
-            child = tree[key] = child.value
-        if not isinstance(child, dict):
-            raise ConfigError(f"override {override!r}: {key} is a value, not a section")
-        tree = child
-    tree[keys[-1]] = _Override(text, value)
+    here: Any = tree
+    for key, following in itertools.pairwise(keys):
+        here = _child(here, key, following.isdigit(), override)
+    _place(here, keys[-1], _Override(text, value), override)
+
+
+def _child(here: Any, key: str, is_list: bool, override: str) -> Any:
+    """The section or list at ``key``, made when it is not there; raises ConfigError when a value stands in its place."""
+    known = (
+        here.get(key) if isinstance(here, dict) else here[int(key)] if _index(here, key, override) < len(here) else None
+    )
+    if isinstance(known, _Override):
+        known = known.value
+    child = ([] if is_list else {}) if known is None else known
+    if not isinstance(child, list if is_list else dict):
+        raise ConfigError(f"override {override!r}: {key} is {'not a list' if is_list else 'a value, not a section'}")
+    _place(here, key, child, override)
+    return child
+
+
+def _place(here: Any, key: str, value: Any, override: str) -> None:
+    """Set ``value`` at ``key`` of a section, or at that position of a list, which may grow by one."""
+    if isinstance(here, dict):
+        here[key] = value
+    elif _index(here, key, override) < len(here):
+        here[int(key)] = value
+    else:
+        here.append(value)
+
+
+def _index(here: list[Any], key: str, override: str) -> int:
+    """The position that ``key`` names in a list; at most one past its end."""
+    if not key.isdigit() or int(key) > len(here):
+        raise ConfigError(
+            f"override {override!r}: {key} must be a position in a list of {len(here)}, at most one past it"
+        )
+    return int(key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +147,7 @@ def _build(cls: Any, tree: Mapping[str, Any], source: str, section: str) -> Any:
     for name, field in fields.items():
         dotted = f"{section}.{name}" if section else name
         if name in tree:
-            values[name] = _convert(tree[name], hints[name], source, dotted)
+            values[name] = _convert(_with_default_kind(tree[name], field), hints[name], source, dotted)
         elif dataclasses.is_dataclass(hints[name]):
             values[name] = _build(hints[name], {}, source, dotted)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -123,6 +158,14 @@ def _build(cls: Any, tree: Mapping[str, Any], source: str, section: str) -> Any:
         raise
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def _with_default_kind(value: Any, field: dataclasses.Field[Any]) -> Any:
+    """``value``, a section, with the ``kind`` of the field's default when it names none."""
+    if field.default_factory is dataclasses.MISSING or not isinstance(value, Mapping) or "kind" in value:
+        return value
+    kind = getattr(field.default_factory(), "kind", None)
+    return value if kind is None else {"kind": kind, **value}
 
 
 def _unknown_key(key: str, valid: list[str], source: str, section: str) -> str:
@@ -136,7 +179,10 @@ def _convert(value: Any, hint: Any, source: str, dotted: str) -> Any:
     """``value`` as the annotated type ``hint``; ints are taken for floats, lists for tuples, nothing else is guessed."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return _convert_union(value, arguments, source, dotted)
+        kinds = _kinds(arguments)
+        return (
+            _convert_kind(value, kinds, source, dotted) if kinds else _convert_union(value, arguments, source, dotted)
+        )
     if isinstance(value, _Override):
         value = value.as_type(hint)
     if dataclasses.is_dataclass(hint):
@@ -145,6 +191,8 @@ def _convert(value: Any, hint: Any, source: str, dotted: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{source}: {dotted} must be a section, got {value!r}")
         return _build(hint, value, source, dotted)
+    if origin in (dict, Mapping):
+        return _convert_mapping(value, arguments[1], source, dotted)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{source}: {dotted} must be a list, got {value!r}")
@@ -156,6 +204,40 @@ def _convert(value: Any, hint: Any, source: str, dotted: str) -> Any:
             raise ConfigError(f"{source}: {dotted} must be one of {list(arguments)}, got {value!r}{hint_text}")
         return value
     return _convert_scalar(value, hint, source, dotted)
+
+
+def _kinds(options: tuple[Any, ...]) -> dict[str, Any]:
+    """kind -> dataclass, for a union of sections that are told apart by a field ``kind``; empty for any other union."""
+    sections = [option for option in options if dataclasses.is_dataclass(option)]
+    if len(sections) < len(options):
+        return {}
+    return {typing.get_args(typing.get_type_hints(section)["kind"])[0]: section for section in sections}
+
+
+def _convert_kind(value: Any, kinds: Mapping[str, Any], source: str, dotted: str) -> Any:
+    """The section whose ``kind`` is named in it."""
+    if not isinstance(value, Mapping):
+        given = value.value if isinstance(value, _Override) else value
+        raise ConfigError(f"{source}: {dotted} must be a section with a kind ({', '.join(kinds)}), got {given!r}")
+    if "kind" not in value:
+        raise ConfigError(f"{source}: {dotted}.kind is required; set it to one of {', '.join(kinds)}")
+    kind = value["kind"].text if isinstance(value["kind"], _Override) else value["kind"]
+    if kind not in kinds:
+        nearest = difflib.get_close_matches(str(kind), kinds, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ConfigError(f"{source}: {dotted}.kind must be one of {', '.join(kinds)}, got {kind!r}{hint}")
+    return _build(kinds[kind], {**value, "kind": kind}, source, dotted)
+
+
+def _convert_mapping(value: Any, hint: Any, source: str, dotted: str) -> dict[str, Any]:
+    """A section with keys of the user's own, values of type ``hint`` (Any takes what YAML gives)."""
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        given = value.value if isinstance(value, _Override) else value
+        raise ConfigError(f"{source}: {dotted} must be a section, got {given!r}")
+    if hint is Any:
+        return {str(key): item.value if isinstance(item, _Override) else item for key, item in value.items()}
+    return {str(key): _convert(item, hint, source, f"{dotted}.{key}") for key, item in value.items()}
 
 
 def _convert_union(value: Any, options: tuple[Any, ...], source: str, dotted: str) -> Any:

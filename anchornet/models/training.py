@@ -1,8 +1,7 @@
-"""How the four networks learn: learning rates, losses, one optimizer step, validation. Plain torch, no Ray.
+"""How a network learns: learning rates, losses, one optimizer step, validation. Plain torch, no Ray.
 
-N images, P patches per image, V views per image (P for patches, else 1), C classes. A **view** turns normalised images
-(N, 3, 224, 224) into what a network is fed, (N * V, 3, h, w), the views of one image side by side.
-Source of the recipes: the published training code of AnchorNet (stage I and II).
+N images, V views per image, C classes. A **view** turns normalised images (N, 3, H, W) into what a network is fed,
+(N * V, 3, h, w), the views of one image side by side. What a run teaches is its recipe; each system has its own.
 """
 
 from __future__ import annotations
@@ -10,22 +9,28 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anchornet.images import tensors
-from anchornet.images.preprocess import CROP
-from anchornet.models.training_settings import TrainingSettings
-from anchornet.systems.anchornet.network import AnchorNet, Proposal, class_activation_map
-from anchornet.systems.anchornet.patches import PatchSelector, crop_patches
-from anchornet.systems.anchornet.receptive_field import grid_size, receptive_field
+from anchornet.models.training_settings import ClassifierRecipe, TrainingSettings
 
-Role = Literal["anchornet", "glance", "patch", "full"]
 View = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one training run teaches, with the frozen networks around it in place on one device."""
+
+    view: View
+    """What the network is fed in training."""
+    accuracy_names: tuple[str, ...]
+    """Names of what ``count_correct`` counts; the last one chooses the epoch to keep."""
+    count_correct: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    """(network in evaluation mode, normalised images, labels) -> how many images are right, int64, one per name."""
 
 
 class StepResult(NamedTuple):
@@ -63,63 +68,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-class PatchView:
-    """The crops that a frozen AnchorNet chooses: (N, 3, H, W) -> (N * P, 3, size, size), best patch of an image first.
-
-    The class whose map is followed is AnchorNet's own top-1, not the label. sample: of the ``num_patches`` crops take
-    only this many, drawn at random for each image (cheaper training); None takes all. Raises ValueError if
-    ``num_patches`` boxes at ``iou_threshold`` cannot always be found, or ``sample`` is not among 1..num_patches.
-    """
-
-    def __init__(
-        self,
-        proposer: AnchorNet,
-        num_patches: int,
-        iou_threshold: float,
-        image_size: int = CROP,
-        sample: int | None = None,
-    ) -> None:
-        if sample is not None and not 1 <= sample <= num_patches:
-            raise ValueError(f"patches per image in training must be in 1..{num_patches} or null, got {sample}")
-        field = receptive_field(proposer)
-        self.selector = PatchSelector(grid_size(image_size, field), field, iou_threshold, num_patches)
-        self.proposer = proposer.eval().requires_grad_(False)
-        self.num_patches = sample or num_patches
-        self.size = field.size
-
-    @torch.no_grad()
-    def __call__(self, images_N3HW: Tensor) -> Tensor:
-        """The crops, those of one image side by side."""
-        proposal = self.proposer(images_N3HW)
-        cam = class_activation_map(proposal.features, self.proposer.fc.weight, proposal.logits.argmax(1))
-        cells_NP = self.selector(cam)
-        if self.num_patches < cells_NP.shape[1]:
-            order_NP = torch.rand(cells_NP.shape, device=cells_NP.device).argsort(1)
-            cells_NP = cells_NP.gather(1, order_NP[:, : self.num_patches])
-        boxes_NP2 = self.selector.boxes(cells_NP)
-        crops = [crop_patches(images_N3HW, boxes_NP2[:, i], self.size) for i in range(self.num_patches)]
-        return torch.stack(crops, 1).flatten(0, 1)
-
-
 def whole_view(images_N3HW: Tensor) -> Tensor:
-    """The images as they are, for the proposer and for the full network."""
+    """The images as they are."""
     return images_N3HW
 
 
-def glance_view(images_N3HW: Tensor) -> Tensor:
-    """The whole image shrunk to the size of a patch (95 pixels, AnchorNet's receptive field)."""
-    return tensors.shrink(images_N3HW, patch_size())
-
-
-@cache
-def patch_size() -> int:
-    """Side of a patch in pixels, derived from AnchorNet's layers."""
-    with torch.device("meta"):
-        return receptive_field(AnchorNet(1)).size
-
-
-def logits_of(output: Tensor | Proposal) -> Tensor:
-    """The class logits of what a network returned (AnchorNet and some classifiers return more than them)."""
+def logits_of(output: Any) -> Tensor:
+    """The class logits of what a network returned: a tensor, or something that holds more than ``logits``."""
     return output if isinstance(output, Tensor) else output.logits
 
 
@@ -166,31 +121,36 @@ def train_step(
     return StepResult(value * len(labels_M), correct, len(labels_M))
 
 
-def accuracy_names(num_patches: int, with_glance: bool) -> tuple[str, ...]:
-    """What ``correct_counts`` counts, in its order; the last one is what a network is chosen by.
-
-    num_patches: 0 for a network that sees the image once, else after how many patches to count.
-    """
-    if not num_patches:
-        return ("accuracy",)
-    patches = tuple(f"accuracy_patches_{k}" for k in range(1, num_patches + 1))
-    glance = tuple(f"accuracy_glance_patches_{k}" for k in range(1, num_patches + 1))
-    return (*patches, "accuracy_glance", *glance) if with_glance else patches
+def plain_recipe(view: View) -> Recipe:
+    """A recipe that scores each image once, through the same view as in training."""
+    return Recipe(view, ("accuracy",), lambda module, images, labels: correct_counts(module, view, images, labels))
 
 
 @torch.no_grad()
-def correct_counts(
-    module: nn.Module, view: View, images_N3HW: Tensor, labels_N: Tensor, glance: View | None = None
-) -> Tensor:
-    """How many images each entry of ``accuracy_names`` gets right: int64 (1,), (P,), or with ``glance`` (2 P + 1,).
+def correct_counts(module: nn.Module, view: View, images_N3HW: Tensor, labels_N: Tensor) -> Tensor:
+    """How many images a network in evaluation mode gets right by its first view, by the sum of two, and so on: int64 (V,)."""
+    return sums_correct(view_logits(module, view, images_N3HW), labels_N)
 
-    Logits of the views are summed one after the other, as the cascade does. glance: images (N, 3, 224, 224) to logits
-    (N, C), which then come first. Whatever is called must be in evaluation mode.
-    """
+
+@torch.no_grad()
+def view_logits(module: nn.Module, view: View, images_N3HW: Tensor) -> Tensor:
+    """Logits of every view of every image: (N, V, C) float32."""
     inputs_M = view(images_N3HW).contiguous(memory_format=torch.channels_last)
-    logits_NVC = logits_of(module(inputs_M)).float().unflatten(0, (len(labels_N), -1))
-    sums_NKC = logits_NVC.cumsum(1)
-    if glance is not None:
-        first_N1C = glance(images_N3HW).float().unsqueeze(1)
-        sums_NKC = torch.cat([sums_NKC, first_N1C, first_N1C + sums_NKC], 1)
-    return (sums_NKC.argmax(2) == labels_N[:, None]).sum(0)
+    return logits_of(module(inputs_M)).float().unflatten(0, (len(images_N3HW), -1))
+
+
+def sums_correct(logits_NVC: Tensor, labels_N: Tensor) -> Tensor:
+    """How many images the running sum over views gets right after each of them: int64 (V,).
+
+    Logits are added one after the other, as a cascade does.
+    """
+    return (logits_NVC.cumsum(1).argmax(2) == labels_N[:, None]).sum(0)
+
+
+def check_recipe(recipe: ClassifierRecipe, crop_size: int) -> None:
+    """The classes that frozen networks demand: there are none here."""
+
+
+def open_recipe(recipe: ClassifierRecipe, crop_size: int, image_size: int, device: torch.device) -> Recipe:
+    """The recipe of an ordinary classifier on whole images."""
+    return plain_recipe(whole_view)

@@ -1,45 +1,12 @@
-"""What users may choose of the cascade and of training; checked on construction, and free of torch.
+"""What users may choose of training; checked on construction, and free of torch.
 
-``jobs/settings.py`` nests these in the configurations of its jobs.
+The recipes of the systems nest these, and ``jobs.train`` nests the recipes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
-
-Order = Literal["anchor_first", "glance_first"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CascadeSettings:
-    """How the networks are put together. Raises ValueError for values outside their range."""
-
-    order: Order = "anchor_first"
-    """anchor_first: AnchorNet sees every image; glance_first: the paper's order, AnchorNet only what the glance
-    leaves."""
-    anchor_exit: bool = True
-    """Whether an image may leave with AnchorNet's own label."""
-    num_patches: int = 4
-    """Patches per image that the last exits look at, one after the other."""
-    iou_threshold: float = 0.3
-    """Two patches of an image overlap at most this much (intersection over union)."""
-    compat: bool = False
-    """Choose patches as the released code does, its corner bug included; for comparisons with published numbers."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.order not in get_args(Order):
-            raise ValueError(f"cascade.order must be one of {', '.join(get_args(Order))}, got {self.order!r}")
-        if self.num_patches < 1:
-            raise ValueError(f"cascade.num_patches must be >= 1, got {self.num_patches}")
-        if not 0 <= self.iou_threshold < 1:
-            raise ValueError(f"cascade.iou_threshold must be in [0, 1), got {self.iou_threshold}")
-
-    @property
-    def num_exits(self) -> int:
-        """Exits K of the cascade: glance, the patches, and AnchorNet's own if it is on."""
-        return 1 + self.num_patches + int(self.anchor_exit)
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +53,32 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchorNetTraining(TrainingSettings):
-    """Stage I: AnchorNet from scratch, 100 epochs of SGD at 0.1 with Nesterov, times 0.1 at 30, 60 and 90."""
+class FromScratch(TrainingSettings):
+    """100 epochs of SGD at 0.1 with Nesterov, times 0.1 at 30, 60 and 90: the paper's stage I."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierTraining(TrainingSettings):
-    """Stage II: a trained backbone fine-tuned for 30 epochs, cosine from 0.01, no Nesterov."""
+class FineTuning(TrainingSettings):
+    """A trained backbone for 30 more epochs, cosine from 0.01, no Nesterov: the paper's stage II."""
 
     epochs: int = 30
     learning_rate: float = 0.01
     nesterov: bool = False
     schedule: Literal["step", "cosine"] = "cosine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe:
+    """An ordinary classifier on whole images; the reference that a cascade is compared with."""
+
+    kind: Literal["classifier"]
+    """A classifier of its own, part of no cascade."""
+    architecture: str
+    """torchvision's name of the network, or ``module:function`` called with the number of classes."""
+    training: FineTuning = field(default_factory=FineTuning)
+
+    implementation: ClassVar[str] = "anchornet.models.training"
+    folders: ClassVar[tuple[str, ...]] = ()
 
 
 def _require(condition: bool, message: str) -> None:

@@ -17,12 +17,11 @@ import ray.data
 from ray.data import RandomSeedConfig
 from ray.data.expressions import random as random_column
 
+from anchornet.data.listing import Listing, Reader
+from anchornet.data.reading import shape_or_error
 from anchornet.images import augment
 from anchornet.images.decode import MAX_PIXELS, ImageError, decode
-from anchornet.images.preprocess import preprocess
-from jobs.data import listing
-from jobs.data.ingest import shape_or_error
-from jobs.data.listing import Listing
+from anchornet.images.preprocess import Preprocessing
 
 READ_CPUS = 0.5
 """Logical CPUs of a task that reads and decodes."""
@@ -41,12 +40,12 @@ ROW_SCHEMA = pa.schema(
 )
 
 
-def labelled_images(found: Listing) -> ray.data.Dataset:
+def labelled_images(found: Listing, preprocessing: Preprocessing) -> ray.data.Dataset:
     """Every listed image once, preprocessed as at test time: rows of ROW_SCHEMA, not yet read.
 
-    image is 224*224*3 bytes, or null with a status other than ``ok`` and the reason.
+    image is crop*crop*3 bytes, or null with a status other than ``ok`` and the reason.
     """
-    return _map_blocks(_blocks(found), _RowReader(found.read), found)
+    return _map_blocks(_blocks(found), _RowReader(found.read, preprocessing), found)
 
 
 def training_images(found: Listing, crop: augment.CropSettings, seed: int, tally: Any) -> ray.data.Dataset:
@@ -68,9 +67,9 @@ def training_images(found: Listing, crop: augment.CropSettings, seed: int, tally
     return _map_blocks(rows, _TensorReader(found.read, shape, tally), found)
 
 
-def validation_images(found: Listing, tally: Any) -> ray.data.Dataset:
-    """Every readable image once, centre-cropped: columns image uint8 (224, 224, 3) and label int64."""
-    reader = _TensorReader(found.read, lambda rgb, row: preprocess(rgb), tally)
+def validation_images(found: Listing, preprocessing: Preprocessing, tally: Any) -> ray.data.Dataset:
+    """Every readable image once, centre-cropped: columns image uint8 (crop, crop, 3) and label int64."""
+    reader = _TensorReader(found.read, lambda rgb, row: preprocessing(rgb), tally)
     return _map_blocks(_blocks(found), reader, found)
 
 
@@ -100,7 +99,7 @@ def _map_blocks(
     """``reader`` over whole blocks, in tasks that hold READ_CPUS each.
 
     On a single machine no more run at once than it has cores, though its logical CPUs may be many more: each is a
-    process that imports torch.
+    process that decodes without pause.
     """
     single = len(ray.nodes()) == 1
     most = min(len(found.blocks), max(2, os.cpu_count() or 1)) if single else None
@@ -116,23 +115,23 @@ def _map_blocks(
 class _RowReader:
     """One block of a listing -> blocks of ROW_SCHEMA, every row kept."""
 
-    def __init__(self, read: listing.Reader) -> None:
+    def __init__(self, read: Reader, preprocessing: Preprocessing) -> None:
         self.read = read
+        self.preprocessing = preprocessing
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         for chunk, contents in self.read(block, CHUNK_IMAGES):
-            shaped = [shape_or_error(content, MAX_PIXELS) for content in contents]
+            shaped = [shape_or_error(content, self.preprocessing, MAX_PIXELS) for content in contents]
             pixels, status, errors = zip(*shaped, strict=True)
             columns = {name: chunk[name] for name in ("image_id", "uri", "label")}
-            yield pa.table({**columns, "image": pixels, "status": status, "error": errors}, schema=ROW_SCHEMA)
+            encoded = [None if each is None else each.tobytes() for each in pixels]
+            yield pa.table({**columns, "image": encoded, "status": status, "error": errors}, schema=ROW_SCHEMA)
 
 
 class _TensorReader:
     """One block of a listing -> batches of shaped images and labels; the rest goes to the tally."""
 
-    def __init__(
-        self, read: listing.Reader, shape: Callable[[np.ndarray, dict[str, Any]], np.ndarray], tally: Any
-    ) -> None:
+    def __init__(self, read: Reader, shape: Callable[[np.ndarray, dict[str, Any]], np.ndarray], tally: Any) -> None:
         self.read = read
         self.shape = shape
         self.tally = tally

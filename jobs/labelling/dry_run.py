@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,53 +13,54 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.actor import ActorHandle
 
 from anchornet.bundle import Bundle
 from anchornet.cascade.rows import OK
+from anchornet.data.manifest import read_manifest, write_manifest
+from anchornet.data.reading import ReadAndDecode
 from anchornet.files import storage
+from anchornet.files.documents import write_json
 from anchornet.report.label_counts import label_tables
 from anchornet.report.pictures import frontier_picture
 from anchornet.units import GIGA
-from jobs.data import ingest
-from jobs.labelling.folder import LABELS_FOLDER, MARK_FILE
 from jobs.labelling.ledger_actor import start_ledger
+from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan
-from jobs.settings import LabelConfig
-from jobs.shell.session import save_provenance, write_json
+from jobs.settings.label import LabelConfig
+from jobs.shell.run_folder import RunFolder
+from jobs.shell.session import save_provenance
 
 SAMPLE_IMAGES = 384
 DECODE_SAMPLE = 32
 SECONDS_PER_HOUR = 3600.0
-JSON_FILE, PICTURE_FILE = "dry_run.json", "frontier.png"
-RunPipeline = Callable[[LabelConfig, LabelPlan, ActorHandle], None]
 
 
-def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan, run_pipeline: RunPipeline) -> int:
+def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan) -> int:
     """Label a sample under the planned policy in a folder of its own, print and write the estimate; exit code 0."""
     sample_config, sample_plan = _sample(config, plan)
     save_provenance(sample_config)
-    mark = storage.absolute(storage.join(sample_config.run.folder, MARK_FILE))
-    ledger = start_ledger(sample_plan.ledger, mark)
+    sample, folder = RunFolder(sample_config.run.folder), RunFolder(config.run.folder)
+    ledger = start_ledger(sample_plan.ledger, sample.absolute.mark)
     run_pipeline(sample_config, sample_plan, ledger)
     state = ray.get(ledger.report.remote())
     ray.kill(ledger)
-    rows = pa.concat_tables(label_tables(storage.join(sample_config.run.folder, LABELS_FOLDER)))
-    estimate = _estimate(config, plan, rows, _seconds_per_image(config, state, len(rows), rows["uri"].to_pylist()))
+    rows = pa.concat_tables(label_tables(sample.labels))
+    estimate = _estimate(config, plan, rows, _seconds_per_image(config, plan, state, rows["uri"].to_pylist()))
     assert bundle.frontier is not None
     picture = frontier_picture(bundle.frontier, plan.budget_macs / GIGA / plan.num_images)
-    storage.write_bytes(storage.join(config.run.folder, PICTURE_FILE), picture)
-    write_json(storage.join(config.run.folder, JSON_FILE), estimate)
-    sys.stdout.write(_text(estimate, config.run.folder) + "\n")
+    storage.write_bytes(folder.picture, picture)
+    write_json(folder.estimate, estimate)
+    sys.stdout.write(_text(estimate, folder) + "\n")
     return 0
 
 
 def _sample(config: LabelConfig, plan: LabelPlan) -> tuple[LabelConfig, LabelPlan]:
     """The same job over a few images drawn by the run's seed, with the planned policy frozen."""
-    folder = storage.join(config.run.folder, "dry_run", time.strftime("%Y%m%dT%H%M%S"))
+    run = RunFolder(config.run.folder)
+    folder = run.at("dry_run", time.strftime("%Y%m%dT%H%M%S"))
     chosen = np.random.default_rng(config.run.seed).permutation(plan.num_images)[:SAMPLE_IMAGES]
-    table = ingest.read_manifest(config.run.folder).take(pa.array(np.sort(chosen)))
-    ingest.write_manifest(folder, table)
+    table = read_manifest(run.manifest).take(pa.array(np.sort(chosen)))
+    write_manifest(RunFolder(folder).manifest, table)
     ledger = replace(plan.ledger, num_images=len(table), fixed_policy=plan.policy)
     sample = replace(plan, num_images=len(table), num_labelled=0, ledger=ledger)
     return replace(config, run=replace(config.run, folder=folder)), sample
@@ -75,17 +76,17 @@ class Seconds:
     """Compute of each stage, in one actor."""
 
 
-def _seconds_per_image(config: LabelConfig, state: Mapping[str, Any], num_rows: int, uris: list[str]) -> Seconds:
+def _seconds_per_image(config: LabelConfig, plan: LabelPlan, state: Mapping[str, Any], uris: list[str]) -> Seconds:
     table = pa.table({"image_id": np.arange(len(uris[:DECODE_SAMPLE])), "uri": uris[:DECODE_SAMPLE]})
     started = time.perf_counter()
-    ingest.ReadAndDecode(config.input.max_pixels, config.input.read_threads)(table)
+    ReadAndDecode(plan.preprocessing, config.input.max_pixels, config.input.read_threads)(table)
     decode_s = (time.perf_counter() - started) / len(table)
-    return Seconds(decode_s, tuple(seconds / num_rows for seconds in state["stage_compute_s"]))
+    return Seconds(decode_s, tuple(seconds / len(uris) for seconds in state["stage_compute_s"]))
 
 
 def _estimate(config: LabelConfig, plan: LabelPlan, rows: pa.Table, seconds: Seconds) -> dict[str, Any]:
     """Everything that the answer says, per image and for the whole job."""
-    rate, limit = _images_per_s(config, seconds)
+    rate, limit = _images_per_s(config, plan, seconds)
     hours = plan.remaining / rate / SECONDS_PER_HOUR
     ok = rows.filter(pc.equal(rows["status"], OK))
     spend = ok["gflops"].to_numpy()
@@ -103,7 +104,7 @@ def _estimate(config: LabelConfig, plan: LabelPlan, rows: pa.Table, seconds: Sec
         "accuracy": plan.policy.accuracy,
         "accuracy_standard_error": plan.policy.accuracy_se,
         "mean_confidence": pc.mean(ok["confidence"]).as_py(),
-        "seconds_per_image": {"decode": seconds.decode, "stage1": seconds.stages[0], "stage2": seconds.stages[1]},
+        "seconds_per_image": {"decode": seconds.decode, **dict(zip(plan.stages, seconds.stages, strict=True))},
         "images_per_s": rate,
         "limited_by": limit,
         "wall_h": hours,
@@ -111,16 +112,16 @@ def _estimate(config: LabelConfig, plan: LabelPlan, rows: pa.Table, seconds: Sec
     }
 
 
-def _images_per_s(config: LabelConfig, seconds: Seconds) -> tuple[float, str]:
+def _images_per_s(config: LabelConfig, plan: LabelPlan, seconds: Seconds) -> tuple[float, str]:
     """Images per second of the whole job, start-up left out, and what limits them.
 
     A pool can do (its largest size / seconds per image); reading and decoding has the logical CPUs that Ray has now and the
     pools leave. On a local Ray all work shares this machine's cores besides.
     """
-    pools = (config.stage1, config.stage2)
+    pools = plan.pools
     rates = {
-        f"stage{i + 1} ({pool.largest} actors)": pool.largest / stage_s
-        for i, (pool, stage_s) in enumerate(zip(pools, seconds.stages, strict=True))
+        f"stage {name} ({pool.largest} actors)": pool.largest / stage_s
+        for name, pool, stage_s in zip(plan.stages, pools, seconds.stages, strict=True)
         if stage_s > 0
     }
     cluster_cpus = ray.cluster_resources().get("CPU", 0.0) - sum(pool.largest * pool.cpus for pool in pools)
@@ -135,7 +136,7 @@ def _images_per_s(config: LabelConfig, seconds: Seconds) -> tuple[float, str]:
     return rates[limit], limit
 
 
-def _text(estimate: Mapping[str, Any], folder: str) -> str:
+def _text(estimate: Mapping[str, Any], folder: RunFolder) -> str:
     """The estimate in a few lines for a person."""
     exits = ", ".join(f"{name} {count}" for name, count in estimate["exits"].items())
     lines = [
@@ -155,5 +156,5 @@ def _text(estimate: Mapping[str, Any], folder: str) -> str:
     )
     if estimate["money"] is not None:
         lines.append(f"money: {estimate['money']:.2f}")
-    lines.append(f"written: {storage.join(folder, JSON_FILE)}, {storage.join(folder, PICTURE_FILE)}")
+    lines.append(f"written: {folder.estimate}, {folder.picture}")
     return "\n".join(lines)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anchornet.budget.frontier import Frontier, MixedPolicy
 from anchornet.bundle import Bundle
-from anchornet.cascade.run import stage_starts
+from anchornet.cascade.protocol import stage_starts
+from anchornet.images.preprocess import Preprocessing
 from anchornet.ledger.ledger import LedgerPlan
-from anchornet.systems.anchornet.cascade import AnchorCascade
 from anchornet.units import GIGA, gflops_text
-from jobs.labelling.folder import count_labelled, spent_so_far
-from jobs.settings import LabelConfig
+from jobs.labelling.resume import count_labelled, spent_so_far
+from jobs.settings.common import PoolSettings
+from jobs.settings.label import LabelConfig
+from jobs.shell.run_folder import RunFolder
 
 SMALL_TASK_CPUS = 0.25
 """Logical CPUs of a task that reads manifest rows or writes label rows."""
@@ -32,6 +35,10 @@ class LabelPlan:
     """The point of the frontier that the budget buys, for images like those of the calibration."""
     ledger: LedgerPlan
     exits: tuple[str, ...]
+    stages: tuple[str, ...]
+    pools: tuple[PoolSettings, ...]
+    """One per stage."""
+    preprocessing: Preprocessing
 
     @property
     def budget_macs(self) -> int:
@@ -68,14 +75,20 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
     frontier = bundle.frontier
     if frontier is None:
         raise ValueError(f"bundle {config.bundle} has no frontier; run python -m jobs.calibrate first")
+    cascade = bundle.cascade()  # measures what each exit costs on the bundle's own networks
+    pools = config.pools_for(len(cascade.stages))
+    folder = RunFolder(config.run.folder)
     per_image = config.budget.gflops_per_image or (config.budget.total_gflops or 0.0) / num_images
-    num_labelled = count_labelled(config.run.folder)
+    num_labelled = count_labelled(folder)
     budget_macs = round(per_image * num_images * GIGA)
-    spent_macs = spent_so_far(config.run.folder, num_labelled)
-    cascade = AnchorCascade(bundle)  # measures what each exit costs on the bundle's own networks
-    first = cascade.exits[0].macs
+    spent_macs = spent_so_far(folder, num_labelled)
     policy = policy_for_the_rest(
-        config.budget.mode, frontier, per_image, budget_macs - spent_macs, num_images - num_labelled, first
+        config.budget.mode,
+        frontier,
+        per_image,
+        budget_macs - spent_macs,
+        num_images - num_labelled,
+        cascade.exits[0].macs,
     )
     ledger = LedgerPlan(
         budget_macs=budget_macs,
@@ -87,7 +100,17 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
         session=uuid.uuid4().hex,
         fixed_policy=policy if config.budget.mode == "fixed" else None,
     )
-    return LabelPlan(num_images, num_labelled, spent_macs, policy, ledger, frontier.exits)
+    return LabelPlan(
+        num_images=num_images,
+        num_labelled=num_labelled,
+        spent_macs=spent_macs,
+        policy=policy,
+        ledger=ledger,
+        exits=frontier.exits,
+        stages=tuple(stage.name for stage in cascade.stages),
+        pools=pools,
+        preprocessing=bundle.preprocessing,
+    )
 
 
 def policy_for_the_rest(
@@ -110,27 +133,26 @@ def policy_for_the_rest(
     return frontier.at(left_per_image)
 
 
-def check_resources(config: LabelConfig, cluster_cpus: float, cluster_gpus: float) -> None:
+def check_resources(
+    config: LabelConfig, pools: Sequence[PoolSettings], cluster_cpus: float, cluster_gpus: float
+) -> None:
     """Refuse pools that leave nothing for reading: Ray Data would wait for ever without an error.
 
     Raises ValueError with the sum. Pools are counted at their smallest size on a cluster, which may grow, and at their
     largest on a local Ray, which cannot.
     """
     local = config.cluster.is_local
-    pools = (config.stage1, config.stage2)
     sizes = [pool.largest if local else pool.actors for pool in pools]
     held = sum(size * pool.cpus for size, pool in zip(sizes, pools, strict=True))
     # One task that decodes, one that reads the manifest, one that writes, and on a resume Ray's filter actor (1 CPU).
     others = config.input.decode_cpus + 2 * SMALL_TASK_CPUS + 1.0
     if held + others > cluster_cpus:
+        terms = " + ".join(f"{size} x {pool.cpus:g}" for size, pool in zip(sizes, pools, strict=True))
         raise ValueError(
-            f"the pools hold {held:g} logical CPUs ({sizes[0]} x {pools[0].cpus:g} + {sizes[1]} x {pools[1].cpus:g}) and "
-            f"reading, decoding, resuming and writing need {others:g}, together more than the {cluster_cpus:g} there are: "
-            f"the job would wait for ever. Lower stage1.cpus, stage2.cpus or the number of actors"
-            + (", or raise cluster.local_cpus" if local else "")
+            f"the pools hold {held:g} logical CPUs ({terms}) and reading, decoding, resuming and writing need {others:g}, "
+            f"together more than the {cluster_cpus:g} there are: the job would wait for ever. Lower the cpus or the number "
+            f"of actors of pools" + (", or raise cluster.local_cpus" if local else "")
         )
     gpus = sum(size * pool.gpus for size, pool in zip(sizes, pools, strict=True))
     if local and gpus > cluster_gpus:
-        raise ValueError(
-            f"the pools ask for {gpus:g} GPUs, this machine has {cluster_gpus:g}; lower stage1.gpus or stage2.gpus"
-        )
+        raise ValueError(f"the pools ask for {gpus:g} GPUs, this machine has {cluster_gpus:g}; lower the gpus of pools")

@@ -6,12 +6,11 @@ from typing import Any
 
 from anchornet.budget.frontier import Frontier
 from anchornet.cascade.rows import FAILED, OK, STATUSES, UNREADABLE
-from anchornet.files import storage
 from anchornet.report.label_counts import Tally, tally_labels
 from anchornet.units import GIGA
-from jobs.labelling.folder import LABELS_FOLDER
 from jobs.labelling.plan import LabelPlan
-from jobs.settings import LabelConfig
+from jobs.settings.label import LabelConfig
+from jobs.shell.run_folder import RunFolder
 
 _SHOWN_REASONS = 5
 
@@ -21,8 +20,7 @@ def make_report(config: LabelConfig, plan: LabelPlan, ledger: dict[str, Any], wa
 
     ledger: the closed ledger's own report. The rows are counted here, from the files.
     """
-    folder = storage.absolute(storage.join(config.run.folder, LABELS_FOLDER))
-    tally = tally_labels(folder, plan.num_images)
+    tally = tally_labels(RunFolder(config.run.folder).labels, plan.num_images)
     spent_macs = ledger["spent_macs"]
     return {
         "complete": tally.missing == 0 and tally.repeated == 0,

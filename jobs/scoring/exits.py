@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-import torch
 
 from anchornet.budget.exit_table import ExitTable
-from anchornet.bundle import Bundle, load_bundle
-from anchornet.cascade.run import confidence, run_all_exits
-from anchornet.images.tensors import normalise
+from anchornet.bundle import load_bundle
+from anchornet.cascade.protocol import Cascade, Placement, image_size
+from anchornet.cascade.run import run_all_exits
+from anchornet.cascade.single import single_network
 from anchornet.models.card import load_model
-from anchornet.models.macs import count_macs
-from anchornet.systems.anchornet.cascade import exit_names
 from jobs.data.dataset import READ_CPUS
-from jobs.labelling.actors import open_cascade, pool_options
-from jobs.settings import ClusterSettings, InferenceSettings, PoolSettings
+from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings
+from jobs.shell.pools import claim, pool_options
 
-RANDOM_PATCHES_SEED = 1
+CASCADE, FULL = "cascade", "full network"
 
 
 @dataclass(frozen=True)
@@ -33,65 +32,54 @@ class ExitWork:
     pool: PoolSettings
     inference: InferenceSettings
     references: bool = False
-    """Also the reference runs of ``evaluate``: patches alone, random patches alone."""
+    """Also what the bundle's system is compared with."""
     full: str | None = None
-    """Run folder of a network for whole 224x224 images; adds the table ``full`` with one exit."""
+    """Model folder of a network for whole images; adds the table ``full network`` with one exit."""
 
 
-class NoGlance(torch.nn.Module):
-    """Logits of zero at no cost: with it in place of the glance network, a cascade sums patches alone."""
+class Scored(NamedTuple):
+    """A cascade whose exits are computed, and how many of them."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C) zeros."""
-        return x.new_zeros(len(x), self.num_classes)
+    cascade: Cascade[Any]
+    num_exits: int
 
 
 class ExitActor:
     """Runs all exits of every image of a batch, and the references that were asked for."""
 
     def __init__(self, work: ExitWork) -> None:
-        bundle = load_bundle(work.bundle)
-        self._cascades = {"cascade": open_cascade(bundle, work.pool, work.inference)}
-        if work.references:
-            alone = replace(bundle, glance=NoGlance(len(bundle.classes)))
-            self._cascades["patches"] = open_cascade(alone, work.pool, work.inference)
-            self._cascades["random"] = open_cascade(alone, work.pool, work.inference, RANDOM_PATCHES_SEED)
-        self._full = FullNetwork(work) if work.full else None
+        self._parts = dict(_parts(work, claim(work.pool, work.inference)))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Columns image_id, label, and score, prediction and cost (lists of K) for every part."""
         readable = table.filter(table["image"].is_valid())
         columns: dict[str, Any] = {"image_id": readable["image_id"], "label": readable["label"]}
-        pixels = _pixels(readable["image"], self._cascades["cascade"].image_size)
-        for name, cascade in self._cascades.items():
-            exits = run_all_exits(cascade, pixels)
+        pixels = _pixels(readable["image"], image_size(self._parts[CASCADE].cascade))
+        for name, part in self._parts.items():
+            exits = run_all_exits(part.cascade, pixels, part.num_exits)
             columns |= _lists(name, exits.confidence_NK, exits.prediction_NK, exits.cost_NK)
-        if self._full:
-            columns |= self._full(pixels)
         return pa.table(columns)
 
 
-class FullNetwork:
-    """The plain network on whole 224x224 images, as a table with one exit."""
+def _parts(work: ExitWork, placement: Placement) -> Iterator[tuple[str, Scored]]:
+    """The cascade, and what it is compared with, by name."""
+    bundle = load_bundle(work.bundle)
+    cascade = bundle.cascade(placement)
+    yield CASCADE, Scored(cascade, len(cascade.exits))
+    for reference in bundle.references(placement) if work.references else ():
+        names = [exit.name for exit in reference.cascade.exits]
+        yield reference.name, Scored(reference.cascade, names.index(reference.exits[-1]) + 1)
+    if work.full:
+        module, card = load_model(work.full)
+        yield FULL, Scored(single_network(module, card.classes, bundle.preprocessing.crop, placement, name=FULL), 1)
 
-    def __init__(self, work: ExitWork) -> None:
-        assert work.full is not None
-        self._network, _ = load_model(work.full)
-        self._device = "cuda" if work.pool.gpus > 0 else "cpu"
-        self._precision = getattr(torch, work.inference.precision)
-        self._network.to(device=self._device, dtype=self._precision, memory_format=torch.channels_last)
-        self._macs = count_macs(self._network, (1, 3, 224, 224))
 
-    @torch.inference_mode()
-    def __call__(self, pixels: np.ndarray) -> dict[str, pa.Array]:
-        """Columns full_score, full_prediction, full_cost of images (N, 224, 224, 3)."""
-        batch = normalise(torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2))
-        score, label = confidence(self._network(batch.to(self._precision)))
-        return _lists("full", score[:, None], label[:, None], np.full((len(pixels), 1), self._macs))
+def exit_names(work: ExitWork) -> dict[str, tuple[str, ...]]:
+    """Names of the exits of every part, as :func:`collect` gives them."""
+    return {
+        name: tuple(exit.name for exit in part.cascade.exits[: part.num_exits])
+        for name, part in _parts(work, Placement())
+    }
 
 
 def check_pool(pool: PoolSettings, cluster: ClusterSettings) -> None:
@@ -107,10 +95,11 @@ def check_pool(pool: PoolSettings, cluster: ClusterSettings) -> None:
         )
 
 
-def collect(dataset: ray.data.Dataset, work: ExitWork, bundle: Bundle) -> dict[str, ExitTable]:
-    """Exit tables over every readable image of ``dataset``, sorted by image_id: ``cascade`` and those that ``work`` adds.
+def collect(dataset: ray.data.Dataset, work: ExitWork, exits: dict[str, tuple[str, ...]]) -> dict[str, ExitTable]:
+    """Exit tables over every readable image of ``dataset``, sorted by image_id, for each part of ``work``.
 
-    dataset: rows of ``jobs.data.dataset.ROW_SCHEMA``. Raises ValueError when no image is readable.
+    dataset: rows of ``jobs.data.dataset.ROW_SCHEMA``; exits: see :func:`exit_names`. Raises ValueError when no image is
+    readable.
     """
     rows = dataset.map_batches(
         ExitActor,
@@ -122,11 +111,8 @@ def collect(dataset: ray.data.Dataset, work: ExitWork, bundle: Bundle) -> dict[s
     batches = [batch for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow") if len(batch)]
     if not batches:
         raise ValueError("none of the labelled images is readable; look at the column 'error' of the data set's rows")
-    table = pa.concat_tables(batches)
-    table = table.sort_by("image_id")
-    names = exit_names(bundle.settings)
-    parts = [column.removesuffix("_score") for column in table.column_names if column.endswith("_score")]
-    return {part: _exit_table(table, part, names if part != "full" else ("full",)) for part in parts}
+    table = pa.concat_tables(batches).sort_by("image_id")
+    return {part: _exit_table(table, part, names) for part, names in exits.items()}
 
 
 def _exit_table(table: pa.Table, part: str, exits: tuple[str, ...]) -> ExitTable:

@@ -21,7 +21,9 @@ import yaml
 
 from anchornet.files import config as configuration
 from anchornet.files import storage
-from jobs.settings import ClusterSettings
+from anchornet.files.documents import write_json
+from jobs.settings.common import ClusterSettings
+from jobs.shell.run_folder import RunFolder
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -85,10 +87,10 @@ def configure_logging() -> None:
 
 def save_provenance(config: Any) -> None:
     """Write ``config.yaml`` and ``provenance.json`` (commit, versions, hardware) into the run folder."""
-    folder = config.run.folder
+    folder = RunFolder(config.run.folder)
     text = yaml.safe_dump(configuration.to_dict(config), sort_keys=False)
-    storage.write_bytes(storage.join(folder, "config.yaml"), text.encode())
-    write_json(storage.join(folder, "provenance.json"), provenance())
+    storage.write_bytes(folder.config, text.encode())
+    write_json(folder.provenance, provenance())
 
 
 def provenance() -> dict[str, Any]:
@@ -112,11 +114,6 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_json(uri: str, value: Any) -> None:
-    """Write ``value`` as indented JSON to ``uri``."""
-    storage.write_bytes(uri, (json.dumps(value, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager

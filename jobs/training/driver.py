@@ -16,20 +16,24 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from anchornet.data.sources import list_images
 from anchornet.files import config, storage
-from anchornet.models import card as checkpoints
-from jobs.data import dataset, listing
-from jobs.settings import TrainConfig
+from anchornet.files.documents import write_json
+from anchornet.images.preprocess import Preprocessing
+from anchornet.models.card import ModelCard, save_model
+from anchornet.models.classifiers import build_classifier
+from anchornet.systems.registry import role_of
+from jobs.data import dataset
+from jobs.settings.train import TrainConfig
 from jobs.shell import session
-from jobs.training.loop import METRICS_FILE, SCORE, TrainPlan, read_state, too_many_unreadable, train_worker
+from jobs.shell.run_folder import RunFolder
+from jobs.training.loop import SCORE, read_state, train_worker
+from jobs.training.plan import TrainPlan, identity, too_many_unreadable
 from jobs.training.shards import EveryValidationImage
 
 logger = logging.getLogger(__name__)
 
-REPORT_FILE = "report.json"
-IDENTITY_FILE = "identity.json"
 CHECKPOINT_FOLDER = "checkpoints"
-MODEL_FOLDER = "model"
 POLL_S = 2.0
 SHOWN_REASONS = 20
 
@@ -40,17 +44,16 @@ def run_training(plan: TrainPlan) -> int:
     A plan without classes takes them from the data. Raises ValueError for data, folders or resources that cannot work,
     RuntimeError when a worker fails for good.
     """
-    plan = _absolute(plan)
-    folder = plan.config.run.folder
-    _check_same_run(plan)
-    if _finished(folder, plan.settings.epochs):
-        logger.info("%s is finished; its model is %s", folder, storage.join(folder, MODEL_FOLDER))
+    folder, epochs = RunFolder(plan.config.run.folder), plan.settings.epochs
+    folder.check_same(identity(plan), forgiven=("classes",))
+    if (folder.read_report() or {"epochs": 0})["epochs"] >= epochs:
+        logger.info("%s is finished; its model is %s", folder.uri, folder.model)
         return 0
     with session.ray_session(plan.config.cluster):
         plan, datasets, tally = _open_data(plan)
         _check_resources(plan.config)
-        _check_same_run(plan)
-        _remember_run(plan)
+        folder.check_same(identity(plan))
+        folder.remember(identity(plan))
         session.save_provenance(plan.config)
         trainer = TorchTrainer(
             train_worker,
@@ -60,31 +63,12 @@ def run_training(plan: TrainPlan) -> int:
             datasets=datasets,
             dataset_config=EveryValidationImage(),
         )
-        with _progress(storage.join(folder, METRICS_FILE)):
+        with _progress(folder.metrics):
             result = _fit(trainer)
         reasons = ray.get(tally.reasons.remote())
         _check_readable(plan, reasons)
         _save_best(plan, result, reasons)
     return 0
-
-
-def _absolute(plan: TrainPlan) -> TrainPlan:
-    """The plan with every path as workers understand it: Ray Train gives each a working directory of its own."""
-    cfg = plan.config
-    run = replace(cfg.run, folder=storage.absolute(cfg.run.folder))
-    data = replace(cfg.data, path=storage.absolute(cfg.data.path))
-    init = replace(cfg.init, model=_absolute_or_none(cfg.init.model), weights=_absolute_or_none(cfg.init.weights))
-    networks = {"anchornet": _absolute_or_none(plan.anchornet), "glance": _absolute_or_none(plan.glance)}
-    return replace(plan, config=replace(cfg, run=run, data=data, init=init), **networks)
-
-
-def _absolute_or_none(uri: str | None) -> str | None:
-    return None if uri is None else storage.absolute(uri)
-
-
-def _finished(folder: str, epochs: int) -> bool:
-    uri = storage.join(folder, REPORT_FILE)
-    return storage.exists(uri) and json.loads(storage.read_bytes(uri))["epochs"] >= epochs
 
 
 def _open_data(plan: TrainPlan) -> tuple[TrainPlan, dict[str, ray.data.Dataset], Any]:
@@ -95,15 +79,15 @@ def _open_data(plan: TrainPlan) -> tuple[TrainPlan, dict[str, ray.data.Dataset],
             raise ValueError(
                 f"{name} {uri} does not exist; give a file that does, or leave it out to start from scratch"
             )
-    found = listing.list_images(cfg.data, plan.classes or None, seed=cfg.run.seed)
+    found = list_images(cfg.data, plan.classes or None, seed=cfg.run.seed)
     tally = dataset.UnreadableTally.remote()
-    epochs_done = len(_lines(storage.join(cfg.run.folder, METRICS_FILE)))
+    epochs_done = len(_lines(RunFolder(cfg.run.folder).metrics))
     seed = _epoch_seed(cfg.run.seed, epochs_done)
     datasets = {"train": dataset.training_images(found, cfg.crop, seed, tally)}
     num_images = found.num_images
     if cfg.validation is not None:
-        held_out = listing.list_images(cfg.validation, found.classes, seed=cfg.run.seed)
-        datasets["validation"] = dataset.validation_images(held_out, tally)
+        held_out = list_images(cfg.validation, found.classes, seed=cfg.run.seed)
+        datasets["validation"] = dataset.validation_images(held_out, Preprocessing.of_size(cfg.image_size), tally)
         num_images += held_out.num_images
     logger.info(
         "%d classes, %d training images, %d for validation",
@@ -150,43 +134,6 @@ def _check_resources(cfg: TrainConfig) -> None:
 def _with_gpu(cfg: TrainConfig) -> bool:
     """Whether each worker gets a GPU; by default when Ray has any."""
     return ray.cluster_resources().get("GPU", 0.0) >= 1 if cfg.workers.use_gpu is None else cfg.workers.use_gpu
-
-
-def _identity(plan: TrainPlan) -> dict[str, Any]:
-    """What makes a run this run: everything that decides its result but the number of epochs."""
-    cfg = plan.config
-    sections = {name: config.to_dict(getattr(cfg, name)) for name in ("data", "crop", "init", "training")}
-    del sections["training"]["epochs"]
-    return {
-        "role": plan.role,
-        "architecture": plan.architecture,
-        **sections,
-        "anchornet": plan.anchornet,
-        "glance": plan.glance,
-        "num_patches": plan.num_patches,
-        "iou_threshold": plan.iou_threshold,
-        "classes": list(plan.classes),
-    }
-
-
-def _check_same_run(plan: TrainPlan) -> None:
-    """Raises ValueError when the run folder was started for something else; classes count once they are known."""
-    uri = storage.join(plan.config.run.folder, IDENTITY_FILE)
-    if not storage.exists(uri):
-        return
-    known, mine = json.loads(storage.read_bytes(uri)), _identity(plan)
-    changed = [name for name, value in mine.items() if known.get(name) != value and (name != "classes" or value)]
-    if changed:
-        raise ValueError(
-            f"run folder {plan.config.run.folder} was started with {changed[0]} {known.get(changed[0])!r}, "
-            f"got {mine[changed[0]]!r}; choose another run.folder"
-        )
-
-
-def _remember_run(plan: TrainPlan) -> None:
-    uri = storage.join(plan.config.run.folder, IDENTITY_FILE)
-    if not storage.exists(uri):
-        session.write_json(uri, _identity(plan))
 
 
 def _scaling(cfg: TrainConfig) -> ray.train.ScalingConfig:
@@ -273,21 +220,20 @@ def _check_readable(plan: TrainPlan, reasons: dict[str, str]) -> None:
 def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, str]) -> None:
     """``RUN/model`` and, last of all, ``RUN/report.json``, whose presence says that the run is finished."""
     checkpoint, best = max(result.best_checkpoints, key=lambda entry: (entry[1][SCORE], entry[1]["epoch"]))
-    module = checkpoints.build_network(plan.architecture, len(plan.classes))
+    module = build_classifier(plan.recipe.architecture, len(plan.classes))
     state = read_state(checkpoint)
     module.load_state_dict(state["model"])
     metrics = {name: value for name, value in best.items() if name != SCORE}
-    settings = config.to_dict(plan.config)
-    card = checkpoints.ModelCard(
-        role=plan.role,
-        architecture=plan.architecture,
+    card = ModelCard(
+        role=role_of(plan.recipe),
+        architecture=plan.recipe.architecture,
         classes=plan.classes,
         metrics=metrics,
-        training=settings,
+        training=config.to_dict(plan.config),
         versions=session.provenance()["versions"],
     )
-    folder = plan.config.run.folder
-    checkpoints.save_model(storage.join(folder, MODEL_FOLDER), module.eval(), card)
+    folder = RunFolder(plan.config.run.folder)
+    save_model(folder.model, module.eval(), card)
     report = {
         "epochs": plan.settings.epochs,
         "kept_epoch": best["epoch"],
@@ -295,5 +241,5 @@ def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, 
         "unreadable_images": len(unreadable),
         "unreadable_examples": dict(list(unreadable.items())[:SHOWN_REASONS]),
     }
-    session.write_json(storage.join(folder, REPORT_FILE), report)
-    logger.info("kept epoch %d of %d in %s", best["epoch"], plan.settings.epochs, storage.join(folder, MODEL_FOLDER))
+    write_json(folder.report, report)
+    logger.info("kept epoch %d of %d in %s", best["epoch"], plan.settings.epochs, folder.model)

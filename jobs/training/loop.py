@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,64 +24,32 @@ from torch import Tensor, nn
 
 from anchornet.files import storage
 from anchornet.images import tensors
-from anchornet.images.preprocess import CROP
-from anchornet.models import card as checkpoints
-from anchornet.models import classifiers, training
-from anchornet.models.training import Role, TrainingSettings, View
-from jobs.settings import TrainConfig
+from anchornet.models import training
+from anchornet.models.card import load_model
+from anchornet.models.classifiers import build_classifier
+from anchornet.models.training import Recipe
+from anchornet.models.weights import load_torchvision_weights
+from anchornet.systems.registry import recipe_code
+from jobs.shell.run_folder import RunFolder, model_in
+from jobs.training.plan import TrainPlan, too_many_unreadable
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
-METRICS_FILE = "metrics.jsonl"
 SCORE = "score"
 """Checkpoint metric that chooses the epoch to keep: validation accuracy, or the epoch number without validation."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainPlan:
-    """One training run, as every worker is told it."""
-
-    config: TrainConfig
-    role: Role
-    architecture: str
-    classes: tuple[str, ...] = ()
-    """Class names; empty takes them from the training data."""
-    num_images: int = 0
-    """Training and validation images, for the share that cannot be read."""
-    shuffle_buffer: int = 0
-    """Images shuffled within a worker; 0 when the data comes fully shuffled."""
-    anchornet: str | None = None
-    glance: str | None = None
-    num_patches: int = 0
-    training_patches: int | None = None
-    iou_threshold: float = 0.0
-
-    @property
-    def settings(self) -> TrainingSettings:
-        """Epochs, rates and the rest."""
-        return self.config.training
-
-    @property
-    def accuracy_names(self) -> tuple[str, ...]:
-        """Names of the validation accuracies; the last one chooses the epoch."""
-        return training.accuracy_names(self.num_patches, self.glance is not None)
-
-
 @dataclass
 class Trainee:
-    """The state that a checkpoint holds, and the frozen networks around it."""
+    """The state that a checkpoint holds, and what is taught."""
 
     module: nn.Module
     """The network itself, never wrapped: what is validated and saved."""
     model: nn.Module
     """The same, wrapped for distributed training."""
     optimizer: torch.optim.Optimizer
-    view: View
-    """What the network is fed in training."""
-    validation_view: View
-    """The same in validation."""
-    glance: Callable[[Tensor], Tensor] | None
+    recipe: Recipe
     history: list[dict[str, Any]]
     """One line of metrics per finished epoch."""
 
@@ -101,15 +69,10 @@ def train_worker(config: dict[str, Any]) -> None:
         _report(plan, trainee)
 
 
-def too_many_unreadable(plan: TrainPlan, unreadable: int) -> bool:
-    """True when more images than the configuration allows could not be used."""
-    return unreadable > plan.config.max_unreadable_fraction * plan.num_images
-
-
 def _start(plan: TrainPlan) -> Trainee:
     """Newest checkpoint of this run, else the initial weights, else scratch; on this worker's device."""
     torch.manual_seed(plan.config.run.seed)
-    module = checkpoints.build_network(plan.architecture, len(plan.classes))
+    module = build_classifier(plan.recipe.architecture, len(plan.classes))
     checkpoint = ray.train.get_checkpoint()
     saved = read_state(checkpoint) if checkpoint else None
     if saved:
@@ -123,57 +86,25 @@ def _start(plan: TrainPlan) -> Trainee:
         optimizer.load_state_dict(saved["optimizer"])
     model = ray.train.torch.prepare_model(module)
     history = saved["history"] if saved else []
-    return Trainee(
-        module=module,
-        model=model,
-        optimizer=optimizer,
-        view=_view(plan, device, plan.config.crop.size, plan.training_patches),
-        validation_view=_view(plan, device, CROP, None),
-        glance=_glance(plan, device),
-        history=history,
-    )
+    cfg = plan.config
+    recipe = recipe_code(plan.recipe).open_recipe(plan.recipe, cfg.crop.size, cfg.image_size, device)
+    return Trainee(module, model, optimizer, recipe, history)
 
 
 def _initialise(module: nn.Module, plan: TrainPlan) -> None:
     init = plan.config.init
     if init.weights:
-        classifiers.load_torchvision_weights(module, init.weights)
+        load_torchvision_weights(module, init.weights)
     if init.model:
-        source, card = checkpoints.load_model(model_folder(init.model))
-        if card.architecture != plan.architecture:
+        source, card = load_model(model_in(init.model))
+        if card.architecture != plan.recipe.architecture:
             raise ValueError(
-                f"init.model {init.model} is a {card.architecture}, this run trains a {plan.architecture}; "
+                f"init.model {init.model} is a {card.architecture}, this run trains a {plan.recipe.architecture}; "
                 f"train the same architecture or leave init.model out"
             )
         own = module.state_dict()
         fitting = {key: value for key, value in source.state_dict().items() if value.shape == own[key].shape}
         module.load_state_dict({**own, **fitting})  # with other classes the last layer stays fresh
-
-
-def model_folder(folder: str) -> str:
-    """The model folder that a run folder holds, or ``folder`` itself when it is one."""
-    inner = storage.join(folder, "model")
-    return inner if storage.exists(inner) else folder
-
-
-def _view(plan: TrainPlan, device: torch.device, image_size: int, sample: int | None) -> View:
-    """What the network is fed from images of a size; ``sample``: patches per image, None for all."""
-    if plan.role == "glance":
-        return training.glance_view
-    if plan.role != "patch":
-        return training.whole_view
-    assert plan.anchornet is not None
-    proposer, _ = checkpoints.load_model(model_folder(plan.anchornet))
-    proposer = proposer.to(device, memory_format=torch.channels_last)
-    return training.PatchView(proposer, plan.num_patches, plan.iou_threshold, image_size, sample)
-
-
-def _glance(plan: TrainPlan, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    if plan.glance is None:
-        return None
-    network, _ = checkpoints.load_model(model_folder(plan.glance))
-    network = network.to(device, memory_format=torch.channels_last)
-    return lambda images_N3HW: training.logits_of(network(training.glance_view(images_N3HW)))
 
 
 def _run_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> dict[str, Any]:
@@ -203,7 +134,7 @@ def _train_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> list[float]:
     for step, (images_N3HW, labels_N) in enumerate(batches):
         where = f"epoch {epoch}, step {step}, rank {context.get_world_rank()}"
         result = training.train_step(
-            trainee.model, trainee.optimizer, trainee.view, images_N3HW, labels_N, plan.settings, where
+            trainee.model, trainee.optimizer, trainee.recipe.view, images_N3HW, labels_N, plan.settings, where
         )
         sums = [total + value for total, value in zip(sums, (*result, len(labels_N)), strict=True)]
     return _over_workers(sums)
@@ -214,19 +145,17 @@ def _validate(plan: TrainPlan, trainee: Trainee) -> dict[str, float]:
     if plan.config.validation is None:
         return {}
     trainee.module.eval()
-    sums = [0.0] * (len(plan.accuracy_names) + 1)
+    names = trainee.recipe.accuracy_names
+    sums = [0.0] * (len(names) + 1)
     for images_N3HW, labels_N in _batches("validation", plan, min(plan.settings.batch_size, 64), 0):
-        counts = training.correct_counts(trainee.module, trainee.validation_view, images_N3HW, labels_N, trainee.glance)
+        counts = trainee.recipe.count_correct(trainee.module, images_N3HW, labels_N)
         sums = [total + value for total, value in zip(sums, [*counts.tolist(), len(labels_N)], strict=True)]
     *correct, num_images = _over_workers(sums)
-    return {
-        f"validation/{name}": count / max(1, num_images)
-        for name, count in zip(plan.accuracy_names, correct, strict=True)
-    }
+    return {f"validation/{name}": count / max(1, num_images) for name, count in zip(names, correct, strict=True)}
 
 
 def _batches(name: str, plan: TrainPlan, batch_size: int, shuffle_buffer: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised images (N, 3, 224, 224), channels last, and labels (N,) of this worker's shard, on its device."""
+    """Normalised images (N, 3, H, W), channels last, and labels (N,) of this worker's shard, on its device."""
     shard = ray.train.get_dataset_shard(name)
     for batch in shard.iter_torch_batches(
         batch_size=batch_size, prefetch_batches=2, local_shuffle_buffer_size=shuffle_buffer or None
@@ -252,7 +181,7 @@ def _agreed(count: int) -> int:
 def _report(plan: TrainPlan, trainee: Trainee) -> None:
     """Checkpoint and metrics of the epoch that just ended; rank 0 writes, every rank takes part."""
     line = trainee.history[-1]
-    score = line.get(f"validation/{plan.accuracy_names[-1]}", float(line["epoch"]))
+    score = line.get(f"validation/{trainee.recipe.accuracy_names[-1]}", float(line["epoch"]))
     metrics = {**line, SCORE: score}
     if ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
@@ -267,7 +196,7 @@ def _report(plan: TrainPlan, trainee: Trainee) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{line['epoch']:04d}")
     text = "".join(json.dumps(row) + "\n" for row in trainee.history)
-    storage.write_bytes(storage.join(plan.config.run.folder, METRICS_FILE), text.encode())
+    storage.write_bytes(RunFolder(plan.config.run.folder).metrics, text.encode())
 
 
 def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:

@@ -21,11 +21,10 @@ import pytest
 import ray
 
 from anchornet.bundle import load_bundle
-from anchornet.files import storage
 from anchornet.report.label_counts import label_tables
-from anchornet.systems.anchornet.cascade import AnchorCascade
 from jobs import label
 from jobs.labelling.ledger_actor import ledger_name
+from jobs.shell.run_folder import RunFolder
 from jobs.shell.session import start_local_ray
 from tests import tiny_bundle
 from tests.workshop import NUM_BAD, Workshop, build_workshop, write_images
@@ -70,22 +69,22 @@ def arguments(shop: Workshop, folder: Path, gflops: float | None = None) -> list
     settings = [f"run.folder={folder}", f"bundle={shop.bundle}", f"input.path={shop.images}", "rows_per_file=8"]
     settings += [
         f"budget.gflops_per_image={gflops or shop.middle_gflops}",
-        "stage1.batch_size=8",
-        "stage2.batch_size=8",
+        "pools.0.batch_size=8",
+        "pools.1.batch_size=8",
     ]
     return [part for setting in settings for part in ("--set", setting)]
 
 
 def computed_macs(shop: Workshop, log: Path) -> int:
     """Multiply-adds of the classifiers alone, of every forward pass that was begun."""
-    exits = AnchorCascade(load_bundle(shop.bundle)).exits
+    exits = load_bundle(shop.bundle).cascade().exits
     rows = [int(line.split()[0]) for line in log.read_text().splitlines()] if log.exists() else []
     return sum(rows) * exits[-1].macs  # glance and patches cost the same in this bundle
 
 
 def check(shop: Workshop, folder: Path, log: Path) -> dict:
     report = json.loads((folder / "report.json").read_bytes())
-    rows = pa.concat_tables(label_tables(storage.join(str(folder), label.LABELS_FOLDER)))
+    rows = pa.concat_tables(label_tables(RunFolder(str(folder)).labels))
     ids = rows["image_id"].to_pylist()
     assert sorted(ids) == list(range(report["images"]))
     assert report["status"] == {"ok": report["images"] - NUM_BAD, "unreadable": NUM_BAD, "failed": 0}
@@ -93,7 +92,7 @@ def check(shop: Workshop, folder: Path, log: Path) -> dict:
     assert budget["spent_gflops"] <= budget["asked_gflops"]
     assert budget["in_labels_gflops"] <= budget["spent_gflops"] * (1 + 1e-12)
     anchors = sum(1 for status in rows["status"].to_pylist() if status == "ok")
-    least_real = computed_macs(shop, log) + anchors * AnchorCascade(load_bundle(shop.bundle)).exits[0].macs
+    least_real = computed_macs(shop, log) + anchors * load_bundle(shop.bundle).cascade().exits[0].macs
     assert least_real <= budget["asked_gflops"] * 1e9
     return report
 
@@ -140,7 +139,7 @@ def test_the_ledger_killed_in_mid_job(shop: Workshop, tmp_path: Path, macs_log: 
     def kill() -> bool:
         if not macs_log.exists() or macs_log.read_text().count("\n") < 6:
             return False
-        mark = storage.absolute(storage.join(str(tmp_path), label.MARK_FILE))
+        mark = RunFolder(str(tmp_path)).absolute.mark
         ray.kill(ray.get_actor(ledger_name(mark)), no_restart=False)
         killed.set()
         return True
@@ -166,7 +165,7 @@ def test_the_driver_killed_and_the_job_resumed(shop: Workshop, tmp_path: Path, m
     with (tmp_path / "driver.log").open("wb") as log:
         # Its own Ray, so that everything dies with it as on a laptop.
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    labels = tmp_path / label.LABELS_FOLDER
+    labels = tmp_path / "labels"
     deadline = time.monotonic() + WAIT_S
     while process.poll() is None and time.monotonic() < deadline:
         if labels.exists() and len(list(labels.glob("*.parquet"))) >= 2:

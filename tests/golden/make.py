@@ -18,11 +18,10 @@ from anchornet.images import synthetic
 from anchornet.images.preprocess import preprocess
 from anchornet.images.tensors import normalise
 from anchornet.models import training
-from anchornet.models.training_settings import AnchorNetTraining
-from anchornet.systems.anchornet.cascade import AnchorCascade
+from anchornet.models.training_settings import FromScratch
 from anchornet.systems.anchornet.network import AnchorNet
 from benchmarks.tables import synthetic_table
-from tests.tiny_bundle import tiny_bundle
+from tests.tiny_bundle import tiny_cascade
 
 FILE = Path(__file__).with_name("numbers.json")
 NUM_IMAGES, NUM_STEPS = 64, 10
@@ -44,7 +43,7 @@ def numbers() -> dict[str, Any]:
 def losses(pixels: np.ndarray, labels: torch.Tensor) -> list[float]:
     """Training losses of AnchorNet from seed 0, batches of 8 in turn."""
     torch.manual_seed(0)
-    settings = AnchorNetTraining(learning_rate=0.02)
+    settings = FromScratch(learning_rate=0.02)
     network = AnchorNet(len(synthetic.CLASSES)).train()
     optimizer = training.build_optimizer(network, settings)
     images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
@@ -58,7 +57,7 @@ def losses(pixels: np.ndarray, labels: torch.Tensor) -> list[float]:
 
 def labelled(pixels: np.ndarray) -> dict[str, list[int]]:
     """Label, exit and multiply-adds of each image under one threshold for all exits."""
-    cascade = AnchorCascade(tiny_bundle())
+    cascade = tiny_cascade()
     thresholds = np.full((len(pixels), len(cascade.exits)), 0.9, np.float32)
     standing = run_cascade(cascade, pixels, thresholds)
     return {name: getattr(standing, name).tolist() for name in ("label_id", "exit", "macs")}

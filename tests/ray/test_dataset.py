@@ -10,20 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from anchornet.data.listing import DatasetSettings, Listing
+from anchornet.data.sources import list_images
 from anchornet.files import storage
 from anchornet.images.augment import CropSettings
 from anchornet.images.decode import decode
-from anchornet.images.preprocess import preprocess
-from jobs.data import dataset, listing
-from jobs.settings import DatasetSettings
+from anchornet.images.preprocess import Preprocessing, preprocess
+from jobs.data import dataset
 from tests.small_images import CLASSES, encode, write_folders, write_parquet
 
 pytestmark = pytest.mark.ray
 
 
 def rows(settings: DatasetSettings, classes: tuple[str, ...] | None = None) -> dict[int, dict]:
-    found = listing.list_images(settings, classes, seed=0)
-    result = {row["image_id"]: row for row in dataset.labelled_images(found).take_all()}
+    found = list_images(settings, classes, seed=0)
+    result = {row["image_id"]: row for row in dataset.labelled_images(found, Preprocessing()).take_all()}
     assert len(result) == found.num_images
     return result
 
@@ -51,9 +52,12 @@ def test_every_image_is_a_row_and_the_damaged_one_says_why(form: str, tmp_path: 
 
 def test_a_file_that_disappears_is_a_failed_row(tmp_path: Path) -> None:
     folder = Path(write_folders(str(tmp_path), 4))
-    found = listing.list_images(DatasetSettings(path=str(folder)), None, seed=0)
+    found = list_images(DatasetSettings(path=str(folder)), None, seed=0)
     (folder / "left" / "0002.png").unlink()
-    statuses = {row["uri"].rsplit("/", 1)[1]: row["status"] for row in dataset.labelled_images(found).take_all()}
+    statuses = {
+        row["uri"].rsplit("/", 1)[1]: row["status"]
+        for row in dataset.labelled_images(found, Preprocessing()).take_all()
+    }
     assert statuses == {"0000.png": "ok", "0001.png": "ok", "0002.png": "failed", "0003.png": "ok"}
 
 
@@ -80,12 +84,12 @@ def test_s3_gives_the_same_rows_as_the_disk(tmp_path: Path, s3_bucket: str) -> N
 class TestListing:
     def test_integer_labels_are_named_by_their_text_in_numeric_order(self, tmp_path: Path) -> None:
         path = write_parquet(str(tmp_path / "data.parquet"), 4, labels=[10, 9, 10, -1])
-        found = listing.list_images(DatasetSettings(path=path), None, seed=0)
+        found = list_images(DatasetSettings(path=path), None, seed=0)
         assert found.classes == ("-1", "9", "10")
 
     def test_the_classes_of_a_network_number_the_labels(self, tmp_path: Path) -> None:
         settings = DatasetSettings(path=write_folders(str(tmp_path), 2))
-        found = listing.list_images(settings, ("right", "middle", "left"), seed=0)
+        found = list_images(settings, ("right", "middle", "left"), seed=0)
         labels = {row["uri"].split("/")[-2]: row["label"] for block in found.blocks for row in block.to_pylist()}
         assert labels == {"left": 2, "right": 0}
 
@@ -96,7 +100,7 @@ class TestListing:
             everything, some = (
                 {
                     row["image_id"]: row["uri"]
-                    for block in listing.list_images(DatasetSettings(path=path, limit=limit), None, seed=5).blocks
+                    for block in list_images(DatasetSettings(path=path, limit=limit), None, seed=5).blocks
                     for row in block.to_pylist()
                 }
                 for limit in (None, 12)
@@ -110,12 +114,12 @@ class TestListing:
         write_folders(str(tmp_path), 4)
         storage.write_bytes(str(tmp_path / ".DS_Store"), b"x")
         storage.write_bytes(str(tmp_path / "_SUCCESS"), b"x")
-        assert listing.list_images(DatasetSettings(path=str(tmp_path)), None, seed=0).num_images == 4
+        assert list_images(DatasetSettings(path=str(tmp_path)), None, seed=0).num_images == 4
 
     def test_what_cannot_be_used_is_refused_with_the_reason(self, tmp_path: Path) -> None:
         def refused(path: Path | str, reason: str, classes: tuple[str, ...] | None = None) -> None:
             with pytest.raises(ValueError, match=reason):
-                listing.list_images(DatasetSettings(path=str(path)), classes, seed=0)
+                list_images(DatasetSettings(path=str(path)), classes, seed=0)
 
         refused(tmp_path / "nowhere", "does not exist")
         (tmp_path / "empty").mkdir()
@@ -137,7 +141,7 @@ class TestListing:
         pq.write_table(pa.table({"label": plain["label"], "image": column}), tmp_path / "struct.parquet")
         contents = []
         for name in ("plain.parquet", "struct.parquet"):
-            found = listing.list_images(DatasetSettings(path=str(tmp_path / name)), None, seed=0)
+            found = list_images(DatasetSettings(path=str(tmp_path / name)), None, seed=0)
             contents.append([c for block in found.blocks for _, part in found.read(block, 4) for c in part])
         assert contents[0] == contents[1]
         assert len(contents[0]) == 6
@@ -146,7 +150,7 @@ class TestListing:
     def test_parquet_without_image_bytes_is_refused(self, tmp_path: Path, column: pa.Array) -> None:
         pq.write_table(pa.table({"label": ["a", "b"], "image": column}), tmp_path / "data.parquet")
         with pytest.raises(ValueError, match="column 'image' must hold encoded images"):
-            listing.list_images(DatasetSettings(path=str(tmp_path / "data.parquet")), None, seed=0)
+            list_images(DatasetSettings(path=str(tmp_path / "data.parquet")), None, seed=0)
 
     def test_parquet_that_cannot_be_used_is_refused_with_the_reason(self, tmp_path: Path) -> None:
         path = str(tmp_path / "data.parquet")
@@ -157,12 +161,12 @@ class TestListing:
         ):
             write_parquet(path, len(labels), labels=labels)
             with pytest.raises(ValueError, match=reason):
-                listing.list_images(DatasetSettings(path=path), None, seed=0)
+                list_images(DatasetSettings(path=path), None, seed=0)
 
 
 class TestTrainingViews:
     @staticmethod
-    def epochs(found: listing.Listing, seed: int, count: int) -> list[list[bytes]]:
+    def epochs(found: Listing, seed: int, count: int) -> list[list[bytes]]:
         tally = dataset.UnreadableTally.remote()
         data = dataset.training_images(found, CropSettings(size=32), seed, tally)
         [shard] = data.streaming_split(1, equal=True)
@@ -173,7 +177,7 @@ class TestTrainingViews:
         return result
 
     def test_each_epoch_has_other_views_and_the_seed_gives_them_again(self, tmp_path: Path) -> None:
-        found = listing.list_images(DatasetSettings(path=write_folders(str(tmp_path), 10)), None, seed=0)
+        found = list_images(DatasetSettings(path=write_folders(str(tmp_path), 10)), None, seed=0)
         first, second = self.epochs(found, seed=1, count=2)
         assert len(first) == len(second) == 10
         assert not set(first) & set(second)
@@ -181,9 +185,9 @@ class TestTrainingViews:
 
     def test_what_cannot_be_decoded_is_told_once(self, tmp_path: Path) -> None:
         path = write_folders(str(tmp_path), 10, damaged=[4, 7])
-        found = listing.list_images(DatasetSettings(path=path), None, seed=0)
+        found = list_images(DatasetSettings(path=path), None, seed=0)
         tally = dataset.UnreadableTally.remote()
-        data = dataset.validation_images(found, tally)
+        data = dataset.validation_images(found, Preprocessing(), tally)
         for _ in range(2):
             batches = list(data.iter_batches(batch_size=64))
             assert sum(len(batch["label"]) for batch in batches) == 8

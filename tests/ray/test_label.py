@@ -16,13 +16,13 @@ from anchornet.files import storage
 from anchornet.images.decode import decode
 from anchornet.images.preprocess import preprocess
 from anchornet.report.label_counts import label_tables
-from anchornet.systems.anchornet.cascade import AnchorCascade
 from jobs import label
+from jobs.shell.run_folder import RunFolder
 from tests.workshop import NUM_BAD, NUM_GOOD, Workshop
 
 pytestmark = pytest.mark.ray
 
-SMALL = ["stage1.batch_size=7", "stage2.batch_size=5"]
+SMALL = ["pools.0.batch_size=7", "pools.1.batch_size=5"]
 
 
 def run(workshop: Workshop, folder: object, *overrides: str, gflops: float | None = None, code: int = 0) -> pa.Table:
@@ -31,7 +31,7 @@ def run(workshop: Workshop, folder: object, *overrides: str, gflops: float | Non
     settings = [f"run.folder={folder}", f"bundle={workshop.bundle}", f"input.path={workshop.images}"]
     settings += [f"budget.gflops_per_image={budget}", *overrides]
     assert label.main([part for setting in settings for part in ("--set", setting)]) == code
-    tables = list(label_tables(storage.join(str(folder), label.LABELS_FOLDER)))
+    tables = list(label_tables(RunFolder(str(folder)).labels))
     return pa.concat_tables(tables).sort_by("image_id") if tables else pa.table({})
 
 
@@ -63,7 +63,7 @@ def test_the_pipeline_equals_a_direct_call(workshop: Workshop, fixed: tuple[Path
     policy = bundle.frontier.at(workshop.middle_gflops)
     pixels = np.stack([preprocess(decode(Path(uri).read_bytes())) for uri in good["uri"].to_pylist()])
     ids = good["image_id"].to_numpy()
-    expected = run_cascade(AnchorCascade(bundle), pixels, policy.thresholds_for(ids))
+    expected = run_cascade(bundle.cascade(), pixels, policy.thresholds_for(ids))
     assert good["label_id"].to_pylist() == expected.label_id.tolist()
     assert good["exit"].to_pylist() == [bundle.frontier.exits[k] for k in expected.exit]
     np.testing.assert_allclose(good["score"].to_numpy(), expected.score, atol=1e-5)
@@ -72,7 +72,7 @@ def test_the_pipeline_equals_a_direct_call(workshop: Workshop, fixed: tuple[Path
 
 
 def test_actors_and_batches_change_nothing(workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path) -> None:
-    rows = run(workshop, tmp_path, "budget.mode=fixed", *SMALL, "stage1.actors=2", "stage2.actors=2")
+    rows = run(workshop, tmp_path, "budget.mode=fixed", *SMALL, "pools.0.actors=2", "pools.1.actors=2")
     same = ["image_id", "uri", "label", "label_id", "exit", "gflops", "boxes", "status", "error"]
     assert rows.select(same).equals(fixed[1].select(same))
     np.testing.assert_allclose(rows["score"].to_numpy(), fixed[1]["score"].to_numpy(), atol=1e-5)
@@ -136,13 +136,13 @@ def test_dry_run_estimates_and_labels_nothing(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["stage1.cpus=4", "stage2.cpus=4"], "the job would wait for ever"),
+        (["pools.0.cpus=4", "pools.1.cpus=4"], "the job would wait for ever"),
         (["budget.gflops_per_image=0.0001"], "below the first exit"),
         (["budget.gflops_per_image=.inf"], "must be a number > 0 of GFLOPs, got inf"),
         (["budget.total_gflops=3"], "give exactly one of budget.total_gflops and budget.gflops_per_image"),
         (["input.path=/nowhere/at/all"], "does not exist"),
         (["bundle=/nowhere/at/all"], "holds no bundle.yaml"),
-        (["stage1.batch_sise=3"], "did you mean 'batch_size'"),
+        (["pools.0.batch_sise=3"], "did you mean 'batch_size'"),
     ],
 )
 def test_refusals_come_before_the_start(

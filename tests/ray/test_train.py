@@ -11,7 +11,8 @@ import pytest
 
 from anchornet.files import storage
 from anchornet.models.card import load_model
-from jobs import train_anchornet, train_classifier
+from anchornet.systems.anchornet.settings import ARCHITECTURE
+from jobs import train
 from tests.small_images import CLASSES, write_folders, write_parquet
 
 pytestmark = pytest.mark.ray
@@ -35,8 +36,9 @@ def arguments(run: Path | str, data: Path | str, **overrides: Any) -> list[str]:
         "run.folder": run,
         "data.path": storage.join(str(data), "train"),
         "validation.path": storage.join(str(data), "held_out"),
-        "training.epochs": 1,
-        "training.batch_size": 12,
+        "recipe.kind": "anchornet.anchornet",
+        "recipe.training.epochs": 1,
+        "recipe.training.batch_size": 12,
         "crop.size": 96,
         "workers.max_failures": 0,
         **{name.replace("__", "."): value for name, value in overrides.items()},
@@ -55,20 +57,20 @@ def is_count(fraction: float, of: int) -> bool:
 @pytest.fixture(scope="module")
 def anchornet_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("anchornet")
-    assert train_anchornet.main(arguments(run, data)) == 0
+    assert train.main(arguments(run, data)) == 0
     return run
 
 
 @pytest.fixture(scope="module")
 def glance_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("glance")
-    assert train_classifier.main(arguments(run, data, role="glance", architecture=QUICK)) == 0
+    assert train.main(arguments(run, data, recipe__kind="anchornet.glance", recipe__architecture=QUICK)) == 0
     return run
 
 
 def test_anchornet_leaves_a_model_metrics_and_a_report(anchornet_run: Path) -> None:
     module, card = load_model(str(anchornet_run / "model"))
-    assert (card.role, card.architecture, card.classes) == ("anchornet", "anchornet", CLASSES)
+    assert (card.role, card.architecture, card.classes) == ("anchornet", ARCHITECTURE, CLASSES)
     assert module.fc.out_features == 2
     [line] = metrics(anchornet_run)
     assert (line["epoch"], line["train/learning_rate"], line["workers"]) == (0, 0.1, 1)
@@ -83,7 +85,7 @@ def test_anchornet_leaves_a_model_metrics_and_a_report(anchornet_run: Path) -> N
 
 def test_a_finished_run_returns_at_once(anchornet_run: Path, data: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in anchornet_run.rglob("*") if path.suffix in {".json", ".jsonl"}}
-    assert train_anchornet.main(arguments(anchornet_run, data)) == 0
+    assert train.main(arguments(anchornet_run, data)) == 0
     untouched = [path for path in before if path.name != "provenance.json"]
     assert all(path.stat().st_mtime_ns == before[path] for path in untouched)
 
@@ -91,9 +93,10 @@ def test_a_finished_run_returns_at_once(anchornet_run: Path, data: Path) -> None
 def test_patches_are_validated_as_they_will_be_used(
     anchornet_run: Path, glance_run: Path, data: Path, tmp_path: Path
 ) -> None:
-    values = {"role": "patch", "architecture": QUICK, "anchornet": anchornet_run, "glance": glance_run}
-    options = {"crop__size": 224, "num_patches": 2, "init__model": glance_run}
-    assert train_classifier.main(arguments(tmp_path, data, **values, **options)) == 0
+    values = {"recipe.kind": "anchornet.patch", "recipe.architecture": QUICK}
+    values |= {"recipe.anchornet": anchornet_run, "recipe.glance": glance_run}
+    options = {"crop__size": 224, "recipe__num_patches": 2, "init__model": glance_run}
+    assert train.main(arguments(tmp_path, data, **values, **options)) == 0
     [line] = metrics(tmp_path)
     names = ["patches_1", "patches_2", "glance", "glance_patches_1", "glance_patches_2"]
     assert all(is_count(line[f"validation/accuracy_{name}"], NUM_HELD_OUT) for name in names)
@@ -104,14 +107,16 @@ def test_patches_are_validated_as_they_will_be_used(
 
 def test_an_interrupted_run_goes_on_by_the_same_command(data: Path, tmp_path: Path, worker_folder: Path) -> None:
     network = "tests.small_networks:breaking"
-    command = arguments(tmp_path, data, role="full", architecture=network, training__epochs=2)
+    command = arguments(
+        tmp_path, data, recipe__kind="classifier", recipe__architecture=network, recipe__training__epochs=2
+    )
     (worker_folder / "break").touch()
     with pytest.raises(RuntimeError, match="broken on demand"):
-        train_classifier.main(command)
+        train.main(command)
     assert not (tmp_path / "model").exists()
     [first] = metrics(tmp_path)
     (worker_folder / "break").unlink()
-    assert train_classifier.main(command) == 0
+    assert train.main(command) == 0
     lines = metrics(tmp_path)
     assert [line["epoch"] for line in lines] == [0, 1]
     assert lines[0] == first
@@ -121,7 +126,10 @@ def test_an_interrupted_run_goes_on_by_the_same_command(data: Path, tmp_path: Pa
 
 def test_two_workers_share_a_parquet_file_and_every_held_out_image_counts(data: Path, tmp_path: Path) -> None:
     options = {"data__path": data / "train.parquet", "max_unreadable_fraction": 0.1, "workers__count": 2}
-    assert train_classifier.main(arguments(tmp_path, data, role="glance", architecture=QUICK, **options)) == 0
+    assert (
+        train.main(arguments(tmp_path, data, recipe__kind="anchornet.glance", recipe__architecture=QUICK, **options))
+        == 0
+    )
     [line] = metrics(tmp_path)
     assert line["workers"] == 2
     assert line["data/unreadable_images"] == 1
@@ -135,7 +143,10 @@ def test_too_many_unreadable_images_stop_the_run(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"data__path": data / "train.parquet", "max_unreadable_fraction": 0.01}
-    assert train_classifier.main(arguments(tmp_path, data, role="glance", architecture=QUICK, **options)) == 2
+    assert (
+        train.main(arguments(tmp_path, data, recipe__kind="anchornet.glance", recipe__architecture=QUICK, **options))
+        == 2
+    )
     assert "1 of 31 images cannot be used, such as" in capsys.readouterr().err
     assert not (tmp_path / "report.json").exists()
 
@@ -144,8 +155,8 @@ def test_too_many_unreadable_images_stop_the_run(
 def test_data_and_run_folder_may_lie_in_s3(s3_bucket: str) -> None:
     write_folders(storage.join(s3_bucket, "data/train"), 8)
     run = storage.join(s3_bucket, "run")
-    options = {"role": "glance", "architecture": QUICK, "validation__path": None}
-    assert train_classifier.main(arguments(run, storage.join(s3_bucket, "data"), **options)) == 0
+    options = {"recipe__kind": "anchornet.glance", "recipe__architecture": QUICK, "validation__path": None}
+    assert train.main(arguments(run, storage.join(s3_bucket, "data"), **options)) == 0
     assert [line["epoch"] for line in metrics(run)] == [0]
     assert load_model(storage.join(run, "model"))[1].classes == CLASSES
 
@@ -160,33 +171,39 @@ class TestRefusals:
 
     def test_more_workers_than_cpus(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         reason = "8 workers x 1 CPUs and the reading of images need 9.5 logical CPUs, Ray has 4"
-        self.refused(train_anchornet.main, arguments(tmp_path, data, workers__count="[1,8]"), reason, capsys)
+        self.refused(train.main, arguments(tmp_path, data, workers__count="[1,8]"), reason, capsys)
 
     def test_gpus_where_there_are_none(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command = arguments(tmp_path, data, workers__use_gpu="true")
-        self.refused(train_anchornet.main, command, "Ray has 0 GPUs", capsys)
+        self.refused(train.main, command, "Ray has 0 GPUs", capsys)
 
     def test_a_run_folder_of_another_run(
         self, anchornet_run: Path, data: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        command = arguments(anchornet_run, data, data__path=data / "held_out", training__epochs=2)
-        self.refused(train_anchornet.main, command, "was started with data", capsys)
+        command = arguments(anchornet_run, data, data__path=data / "held_out", recipe__training__epochs=2)
+        self.refused(train.main, command, "was started with data", capsys)
 
     def test_a_finished_run_of_another_network(
         self, anchornet_run: Path, data: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = (anchornet_run / "config.yaml").read_bytes()
-        command = arguments(anchornet_run, data, role="full", architecture=QUICK)
-        self.refused(train_classifier.main, command, "was started with role 'anchornet', got 'full'", capsys)
+        command = arguments(anchornet_run, data, recipe__kind="classifier", recipe__architecture=QUICK)
+        self.refused(train.main, command, "was started with recipe", capsys)
         assert (anchornet_run / "config.yaml").read_bytes() == before
 
     def test_weights_that_do_not_exist(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        command = arguments(tmp_path, data, role="full", architecture=QUICK, init__weights=tmp_path / "resnet50.pth")
-        self.refused(train_classifier.main, command, "resnet50.pth does not exist", capsys)
+        command = arguments(
+            tmp_path,
+            data,
+            recipe__kind="classifier",
+            recipe__architecture=QUICK,
+            init__weights=tmp_path / "resnet50.pth",
+        )
+        self.refused(train.main, command, "resnet50.pth does not exist", capsys)
 
     def test_patches_without_anchornet(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        command = arguments(tmp_path, data, role="patch", architecture=QUICK)
-        self.refused(train_classifier.main, command, "role patch needs anchornet", capsys)
+        command = arguments(tmp_path, data, recipe__kind="anchornet.patch", recipe__architecture=QUICK)
+        self.refused(train.main, command, "recipe.anchornet is required", capsys)
 
     def test_patches_that_can_fall_short(
         self, anchornet_run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -194,10 +211,10 @@ class TestRefusals:
         command = arguments(
             tmp_path,
             data,
-            role="patch",
-            architecture=QUICK,
-            anchornet=anchornet_run,
+            recipe__kind="anchornet.patch",
+            recipe__architecture=QUICK,
+            recipe__anchornet=anchornet_run,
             crop__size=224,
-            iou_threshold=0.05,
+            recipe__iou_threshold=0.05,
         )
-        self.refused(train_classifier.main, command, "patches", capsys)
+        self.refused(train.main, command, "patches", capsys)

@@ -40,7 +40,14 @@ def test_importing_every_module_of_the_science_loads_no_ray() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["jobs.data.ingest", "jobs.data.listing", "jobs.data.dataset", "jobs.training.shards"]
+    "module",
+    [
+        "anchornet.data.reading",
+        "anchornet.data.sources",
+        "jobs.data.dataset",
+        "jobs.training.shards",
+        "jobs.settings.train",
+    ],
 )
 def test_processes_that_only_read_images_do_not_load_torch(module: str) -> None:
     # Torch is 0.8 GB of memory and four seconds of a core, in every process that decodes.

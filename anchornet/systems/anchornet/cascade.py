@@ -15,12 +15,13 @@ authors' evaluation sums raw logits); those of an ``anchor`` exit are AnchorNet'
     glance_first  off           glance | patch1 (AnchorNet's cost included), patch2..P      the paper's order
     glance_first  on            glance | anchor, patch1..P
 
-Shapes: N images, n survivors, P patches, C classes; images are 224x224, patches 95x95 (derived from AnchorNet).
+Shapes: N images, n survivors, P patches, C classes, H = W = side of the images (224 unless set), patches 95x95 (derived
+from AnchorNet).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -28,15 +29,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anchornet.bundle import Bundle
-from anchornet.cascade.run import Cascade, Exit, Stage, Step
+from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step
+from anchornet.cascade.rows import image_layout
 from anchornet.images import tensors
-from anchornet.images.preprocess import CROP
 from anchornet.models.macs import count_macs
-from anchornet.models.training_settings import CascadeSettings
 from anchornet.systems.anchornet.network import class_activation_map
 from anchornet.systems.anchornet.patches import PatchSelector, crop_patches
 from anchornet.systems.anchornet.receptive_field import grid_size, receptive_field
+from anchornet.systems.anchornet.settings import AnchorNetSettings
 
 CHANNELS = 3
 
@@ -49,7 +49,7 @@ class _Plan(NamedTuple):
     second_stage: bool
 
 
-def exit_plan(settings: CascadeSettings) -> list[_Plan]:
+def exit_plan(settings: AnchorNetSettings) -> list[_Plan]:
     """The exits of an order, in order; see the table on top of this file."""
     patches = [_Plan(f"patch{i + 1}", ("patch",), True) for i in range(settings.num_patches)]
     anchor, glance = _Plan("anchor", ("anchor",), False), _Plan("glance", ("glance",), False)
@@ -62,7 +62,7 @@ def exit_plan(settings: CascadeSettings) -> list[_Plan]:
     return [glance, patches[0]._replace(operations=("anchor", "patch")), *patches[1:]]
 
 
-def exit_names(settings: CascadeSettings) -> tuple[str, ...]:
+def exit_names(settings: AnchorNetSettings) -> tuple[str, ...]:
     """Names of the exits of an order, in order."""
     return tuple(plan.name for plan in exit_plan(settings))
 
@@ -72,7 +72,7 @@ class AnchorState:
     """What n survivors carry."""
 
     images: Tensor
-    """(n, 3, 224, 224) uint8."""
+    """(n, 3, H, W) uint8."""
     logits: Tensor
     """(n, C) float32: running sum of the classifiers' logits."""
     boxes: Tensor
@@ -86,7 +86,7 @@ class AnchorState:
 
 
 class AnchorCascade(Cascade[AnchorState]):
-    """A :class:`~anchornet.cascade.run.Cascade` over the three networks of a bundle.
+    """A :class:`~anchornet.cascade.protocol.Cascade` over the networks ``anchornet``, ``glance`` and ``patch``.
 
     Raises ValueError when (IoU threshold, number of patches, grid) cannot always be met. Costs are measured here, once,
     on the networks and shapes that will be run.
@@ -94,50 +94,55 @@ class AnchorCascade(Cascade[AnchorState]):
 
     def __init__(
         self,
-        bundle: Bundle,
+        settings: AnchorNetSettings,
+        networks: Mapping[str, nn.Module],
+        classes: Sequence[str],
+        placement: Placement | None = None,
         *,
-        device: str | torch.device = "cpu",
-        precision: torch.dtype = torch.float32,
         random_patches_seed: int | None = None,
     ) -> None:
         """``random_patches_seed`` replaces AnchorNet's choice by random patches: the reference of the paper's Table 3."""
-        self.settings = bundle.settings
-        self.classes = bundle.classes
-        self.device, self.precision = torch.device(device), precision
+        placement = placement or Placement()
+        self.settings = settings
+        self.classes = classes
+        self.device, self.precision = torch.device(placement.device), placement.precision
         self.random_patches_seed = random_patches_seed
-        self._prepare_selection(bundle)
-        self.num_boxes = self.settings.num_patches
-        self.carried = {
-            "image": (np.dtype(np.uint8), (self.image_size, self.image_size, CHANNELS)),
+        self.image_size = settings.image_size
+        field = receptive_field(networks["anchornet"])
+        self.patch_size = field.size
+        self._selector = PatchSelector(  # refuses a (threshold, count, grid) that can fall short
+            grid_size(self.image_size, field),
+            field,
+            settings.iou_threshold,
+            settings.num_patches,
+            compat=settings.compat,
+        )
+        self.num_boxes = settings.num_patches
+        self._plan = exit_plan(settings)
+        self._macs = self._measure(networks)
+        self._networks = {role: self._ready(module) for role, module in networks.items()}
+        self.exits = [Exit(plan.name, sum(self._macs[op] for op in plan.operations)) for plan in self._plan]
+        self.stages = self._stages()
+
+    def _stages(self) -> tuple[Stage, Stage]:
+        second = [plan.second_stage for plan in self._plan].index(True)
+        state = {
+            **image_layout(self.image_size),
             "logits": (np.dtype(np.float32), (len(self.classes),)),
             "boxes": (np.dtype(np.int16), (self.num_boxes, 2)),
         }
-        self._plan = exit_plan(self.settings)
-        self._macs = self._measure(bundle)
-        self._networks = {
-            "anchor": self._ready(bundle.anchornet),
-            "glance": self._ready(bundle.glance),
-            "patch": self._ready(bundle.patch),
-        }
-        self.exits = [Exit(plan.name, sum(self._macs[op] for op in plan.operations)) for plan in self._plan]
-        second = [plan.second_stage for plan in self._plan].index(True)
-        self.stages = (Stage("stage1", 0, second), Stage("stage2", second, len(self.exits)))
+        return (
+            Stage(self._plan[0].name, 0, second, image_layout(self.image_size)),
+            Stage("patches", second, len(self.exits), state),
+        )
 
-    def _prepare_selection(self, bundle: Bundle) -> None:
-        field = receptive_field(bundle.anchornet)
-        self.image_size = CROP
-        self.patch_size = field.size
-        grid = grid_size(self.image_size, field)
-        chosen = self.settings  # the selector refuses a (threshold, count, grid) that can fall short
-        self._selector = PatchSelector(grid, field, chosen.iou_threshold, chosen.num_patches, compat=chosen.compat)
-
-    def _measure(self, bundle: Bundle) -> dict[str, int]:
+    def _measure(self, networks: Mapping[str, nn.Module]) -> dict[str, int]:
         """Multiply-adds of each operation on one image."""
         whole, small = (1, CHANNELS, self.image_size, self.image_size), (1, CHANNELS, self.patch_size, self.patch_size)
         return {
-            "anchor": count_macs(bundle.anchornet, whole),
-            "glance": count_macs(bundle.glance, small),
-            "patch": count_macs(bundle.patch, small),
+            "anchor": count_macs(networks["anchornet"], whole),
+            "glance": count_macs(networks["glance"], small),
+            "patch": count_macs(networks["patch"], small),
         }
 
     def _ready(self, module: nn.Module) -> nn.Module:
@@ -145,7 +150,7 @@ class AnchorCascade(Cascade[AnchorState]):
         return ready.to(memory_format=torch.channels_last)
 
     def start(self, images_NHW3: np.ndarray) -> AnchorState:
-        """State of N fresh images, (N, 224, 224, 3) uint8."""
+        """State of N fresh images, (N, H, W, 3) uint8."""
         expected = (self.image_size, self.image_size, CHANNELS)
         assert images_NHW3.dtype == np.uint8 and images_NHW3.shape[1:] == expected, images_NHW3.shape
         num_images = len(images_NHW3)
@@ -172,8 +177,8 @@ class AnchorCascade(Cascade[AnchorState]):
         rows = rows.to(self.device)
         return replace(state, images=state.images[rows], logits=state.logits[rows], boxes=state.boxes[rows])
 
-    def pack(self, state: AnchorState) -> dict[str, np.ndarray]:
-        """Columns ``image`` (n, 224, 224, 3) uint8, ``logits`` (n, C) float32, ``boxes`` (n, P, 2) int16.
+    def pack(self, state: AnchorState, stage_index: int) -> dict[str, np.ndarray]:
+        """Columns ``image`` (n, H, W, 3) uint8, ``logits`` (n, C) float32, ``boxes`` (n, P, 2) int16.
 
         Between stages no patch has been seen yet, so that number need not travel.
         """
@@ -184,7 +189,7 @@ class AnchorCascade(Cascade[AnchorState]):
             "boxes": state.boxes.cpu().numpy().astype(np.int16),
         }
 
-    def unpack(self, columns: Mapping[str, np.ndarray]) -> AnchorState:
+    def unpack(self, columns: Mapping[str, np.ndarray], stage_index: int) -> AnchorState:
         """The state that ``pack`` gave, on this process's device."""
         return AnchorState(
             images=torch.from_numpy(columns["image"]).to(self.device).permute(0, 3, 1, 2),
@@ -194,7 +199,7 @@ class AnchorCascade(Cascade[AnchorState]):
         )
 
     def _boxes(self, state: AnchorState) -> np.ndarray:
-        """(n, P, 3) int16: top, left, size in pixels of the 224x224 image."""
+        """(n, P, 3) int16: top, left, size in pixels of the image that AnchorNet saw."""
         corners = state.boxes.cpu().numpy().astype(np.int16)
         return np.concatenate([corners, np.full_like(corners[..., :1], self.patch_size)], axis=-1)
 
@@ -202,7 +207,7 @@ class AnchorCascade(Cascade[AnchorState]):
         return tensors.normalise(images_n3HW).to(self.precision).contiguous(memory_format=torch.channels_last)
 
     def _anchor(self, state: AnchorState) -> tuple[Tensor, AnchorState]:
-        network = self._networks["anchor"]
+        network = self._networks["anchornet"]
         proposal = network(self._normalised(state.images))
         logits = proposal.logits.float()
         assert isinstance(network.fc, nn.Linear)

@@ -13,15 +13,15 @@ import pytest
 import torch
 import yaml
 
-from anchornet import bundle as bundles
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier, FrontierPoint, Policy
 from anchornet.bundle import assemble_bundle, load_bundle, save_bundle, write_calibration
 from anchornet.files import storage
-from anchornet.models import card as checkpoints
-from anchornet.models.card import Role, save_model
-from anchornet.models.training_settings import CascadeSettings
-from anchornet.systems.anchornet.cascade import AnchorCascade, exit_names
+from anchornet.models.card import save_model
+from anchornet.systems.anchornet.cascade import exit_names
+from anchornet.systems.anchornet.settings import AnchorNetSettings
+from anchornet.systems.anchornet.system import ROLES
+from anchornet.systems.system import Trained
 from tests.tiny_bundle import CLASSES, save_tiny_models, tiny_bundle, tiny_cards, tiny_networks
 
 
@@ -37,8 +37,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a bundle with exit table and frontier, to copy from."""
     folder = tmp_path_factory.mktemp("finished")
-    save_bundle(str(folder), parts(), CascadeSettings())
-    write_calibration(str(folder), *calibration(CascadeSettings()))
+    save_bundle(str(folder), parts(), AnchorNetSettings())
+    write_calibration(str(folder), *calibration(AnchorNetSettings()))
     return folder
 
 
@@ -56,14 +56,14 @@ def local(calibrated: Path) -> Path:
     return calibrated
 
 
-def parts() -> dict[Role, tuple[Any, Any]]:
+def parts() -> dict[str, Trained]:
     cards = tiny_cards()
-    return {role: (network, cards[role]) for role, network in tiny_networks().items()}  # type: ignore[index]
+    return {role: Trained(network, cards[role]) for role, network in tiny_networks().items()}
 
 
-def calibration(settings: CascadeSettings, seed: int = 0, **changes: Any) -> tuple[ExitTable, Frontier]:
+def calibration(settings: AnchorNetSettings, seed: int = 0, **changes: Any) -> tuple[ExitTable, Frontier]:
     """A made-up exit table of 300 images whose later exits are better, and a frontier."""
-    generator, num_exits = np.random.default_rng(seed), settings.num_exits
+    generator, num_exits = np.random.default_rng(seed), len(exit_names(settings))
     label = generator.integers(0, len(CLASSES), 300)
     right = generator.random((300, num_exits)) < np.linspace(0.5, 0.9, num_exits)
     columns: dict[str, Any] = {
@@ -96,31 +96,32 @@ def a_frontier(table: ExitTable) -> Frontier:
 def test_model_folders_become_a_bundle(tmp_path: Path, order: Any, anchor_exit: bool) -> None:
     folder = str(tmp_path)
     models = save_tiny_models(storage.join(folder, "models"))
-    settings = CascadeSettings(order=order, anchor_exit=anchor_exit, num_patches=3, iou_threshold=0.25)
-    assemble_bundle(storage.join(folder, "bundle"), models["anchornet"], models["glance"], models["patch"], settings)
+    settings = AnchorNetSettings(order=order, anchor_exit=anchor_exit, num_patches=3, iou_threshold=0.25)
+    assemble_bundle(storage.join(folder, "bundle"), models, settings)
     bundle = load_bundle(storage.join(folder, "bundle"))
-    assert (bundle.settings, bundle.classes) == (settings, CLASSES)
+    assert (bundle.system, bundle.classes) == (settings, CLASSES)
     assert (bundle.exit_table, bundle.frontier, bundle.calibrator) == (None, None, None)
     for role, network in tiny_networks().items():
-        loaded = getattr(bundle, role)
+        loaded = bundle.networks[role]
         assert not loaded.training
         assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
-    assert [each.name for each in AnchorCascade(bundle).exits] == list(exit_names(settings))
+    assert [each.name for each in bundle.cascade().exits] == list(exit_names(settings))
 
 
 def test_files_are_those_of_the_contract(calibrated: Path) -> None:
     names = {path.name for path in calibrated.iterdir()}
-    networks = {f"{role}.safetensors" for role in bundles.ROLES}
+    networks = {f"{role}.safetensors" for role in ROLES}
     assert names == networks | {"bundle.yaml", "exit_table.parquet", "frontier.json"}
     content = yaml.safe_load((calibrated / "bundle.yaml").read_text())
     assert content["preprocessing"] == {
-        "glance_size": 95, "resize": 256, "crop": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+        "resize": 256, "crop": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
     }  # fmt: skip
+    assert content["system"]["kind"] == "anchornet"
     assert content["classes"] == list(CLASSES)
 
 
 def test_calibration_comes_back(folder: str) -> None:
-    settings = CascadeSettings(order="glance_first", anchor_exit=False)
+    settings = AnchorNetSettings(order="glance_first", anchor_exit=False)
     save_bundle(folder, parts(), settings)
     table, frontier = calibration(settings)
     write_calibration(folder, table, frontier)
@@ -133,13 +134,13 @@ def test_calibration_comes_back(folder: str) -> None:
 
 
 def test_calibrating_again_replaces_the_first(calibrated: Path) -> None:
-    table, frontier = calibration(CascadeSettings(), seed=1)
+    table, frontier = calibration(AnchorNetSettings(), seed=1)
     write_calibration(str(calibrated), table, frontier)
     assert load_bundle(str(calibrated)).frontier.points == frontier.points  # type: ignore[union-attr]
 
 
 def test_making_the_bundle_again_drops_its_calibration(calibrated: Path) -> None:
-    save_bundle(str(calibrated), parts(), CascadeSettings())
+    save_bundle(str(calibrated), parts(), AnchorNetSettings())
     assert load_bundle(str(calibrated)).frontier is None
     assert not (calibrated / "exit_table.parquet").exists()
 
@@ -149,9 +150,9 @@ def test_hashes_tell_weights_and_cascades_apart(local: Path) -> None:
     fresh = tiny_bundle()
     assert bundle.weights_hash == fresh.weights_hash
     assert bundle.cascade_hash == fresh.cascade_hash
-    assert tiny_bundle(CascadeSettings(num_patches=3)).cascade_hash != fresh.cascade_hash
+    assert tiny_bundle(AnchorNetSettings(num_patches=3)).cascade_hash != fresh.cascade_hash
     with torch.no_grad():
-        fresh.patch.fc.bias[0] += 1  # type: ignore[union-attr,index]
+        fresh.networks["patch"].fc.bias[0] += 1  # type: ignore[union-attr,index]
     assert bundle.weights_hash != fresh.weights_hash
 
 
@@ -193,13 +194,20 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
             lambda c: c["classes"].append("dog"),
             r"does not fit AnchorNet; wrong shape: fc\.weight \(3, 512\) instead of",
         ),
-        (lambda c: c["cascade"].update(order="sideways"), "must be one of"),
-        (lambda c: c["cascade"].update(patches=4), "unknown key 'patches'.* did you mean 'num_patches'"),
+        (lambda c: c["system"].update(order="sideways"), "must be one of"),
+        (lambda c: c["system"].update(patches=4), "unknown key 'patches'.* did you mean 'num_patches'"),
         (lambda c: c["preprocessing"].update(resize=224), "was made for .*resize=224"),
-        (lambda c: c["preprocessing"].update(glance_size=96), "glance_size=96"),
-        (lambda c: c.update(format=2), "is no bundle of format 1"),
-        (lambda c: c["networks"].pop("patch"), "is no bundle of format 1"),
-        (lambda c: c.pop("cascade"), "is no bundle of format 1"),
+        (lambda c: c["preprocessing"].update(side=96), "unknown key 'side'"),
+        (lambda c: c["preprocessing"].update(mean=[0.5, 0.5, 0.5]), "is not what this version gives"),
+        (
+            lambda c: c["preprocessing"].update(crop=300),
+            r"preprocessing\.crop must be 1 \.\. resize \(256\) pixels, got 300",
+        ),
+        (lambda c: c["system"].update(kind="anchornets"), "did you mean 'anchornet'"),
+        (lambda c: c["system"].pop("kind"), r"system\.kind is required"),
+        (lambda c: c.update(format=1), "is no bundle of format 2"),
+        (lambda c: c["networks"].pop("patch"), "has the networks anchornet, glance, patch, got anchornet, glance"),
+        (lambda c: c.pop("system"), "is no bundle of format 2"),
         (lambda c: c["networks"]["glance"].update(role="full"), "bundle has a network of role 'full' as glance"),
         (lambda c: c["networks"]["glance"].update(architecture="resnet1"), "unknown classifier 'resnet1'"),
     ],
@@ -215,7 +223,7 @@ def test_descriptions_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda c: c["cascade"].update(order="glance_first"), "cascade"),
+        (lambda c: c["system"].update(order="glance_first"), "cascade"),
         (lambda c: c.update(classes=["ant", "bee", "dog"]), "cascade"),
     ],
 )
@@ -231,9 +239,9 @@ def test_a_frontier_of_other_weights_or_another_table_is_refused(calibrated: Pat
     other = tmp_path / "other"
     changed = parts()
     with torch.no_grad():
-        changed["patch"][0].fc.bias[0] += 1
-    save_bundle(str(other), changed, CascadeSettings())
-    write_calibration(str(other), *calibration(CascadeSettings(), seed=1))
+        changed["patch"].module.fc.bias[0] += 1
+    save_bundle(str(other), changed, AnchorNetSettings())
+    write_calibration(str(other), *calibration(AnchorNetSettings(), seed=1))
     (calibrated / "exit_table.parquet").write_bytes((other / "exit_table.parquet").read_bytes())
     with pytest.raises(ValueError, match="hash of exit_table"):
         load_bundle(str(calibrated))
@@ -243,21 +251,21 @@ def test_a_frontier_of_other_weights_or_another_table_is_refused(calibrated: Pat
 
 
 def test_calibration_of_other_exits_or_classes_is_refused(local: Path) -> None:
-    with pytest.raises(ValueError, match=r"of the bundle \(6\) do not match"):
-        write_calibration(str(local), *calibration(CascadeSettings(num_patches=3)))
-    table, _ = calibration(CascadeSettings())
-    _, frontier = calibration(CascadeSettings(anchor_exit=False))
+    with pytest.raises(ValueError, match="was calibrated for exits"):
+        write_calibration(str(local), *calibration(AnchorNetSettings(num_patches=3)))
+    table, _ = calibration(AnchorNetSettings())
+    _, frontier = calibration(AnchorNetSettings(anchor_exit=False))
     with pytest.raises(ValueError, match="do not match"):
         write_calibration(str(local), table, frontier)
     prediction = table.prediction.copy()
     prediction[0, 0] = 3
     with pytest.raises(ValueError, match="exit table names class 3, the bundle has 3"):
-        write_calibration(str(local), *calibration(CascadeSettings(), prediction=prediction))
+        write_calibration(str(local), *calibration(AnchorNetSettings(), prediction=prediction))
 
 
-def with_card(which: Role, **changes: Any) -> dict[Role, tuple[Any, Any]]:
+def with_card(which: str, **changes: Any) -> dict[str, Trained]:
     changed = parts()
-    changed[which] = (changed[which][0], replace(changed[which][1], **changes))
+    changed[which] = Trained(changed[which].module, replace(changed[which].card, **changes))
     return changed
 
 
@@ -270,48 +278,49 @@ def with_card(which: Role, **changes: Any) -> dict[Role, tuple[Any, Any]]:
     ],
 )
 def test_networks_that_do_not_belong_together_make_no_bundle(
-    wrong: Callable[[], dict[Role, tuple[Any, Any]]], message: str, tmp_path: Path
+    wrong: Callable[[], dict[str, Trained]], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        save_bundle(str(tmp_path / "bundle"), wrong(), CascadeSettings())
+        save_bundle(str(tmp_path / "bundle"), wrong(), AnchorNetSettings())
     assert not (tmp_path / "bundle").exists()
 
 
 def test_a_classifier_that_cannot_take_patches_makes_no_bundle(tmp_path: Path) -> None:
     changed = parts()
-    changed["patch"] = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 3)), changed["patch"][1])
+    changed["patch"] = Trained(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 3)), changed["patch"].card)
     with pytest.raises(ValueError, match="Sequential cannot take 95x95 images"):
-        save_bundle(str(tmp_path / "bundle"), changed, CascadeSettings())
+        save_bundle(str(tmp_path / "bundle"), changed, AnchorNetSettings())
 
 
 def test_a_selection_that_can_fall_short_makes_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="can fall short: only 2 are certain"):
-        save_bundle(str(tmp_path / "bundle"), parts(), CascadeSettings(iou_threshold=0.1))
+        save_bundle(str(tmp_path / "bundle"), parts(), AnchorNetSettings(iou_threshold=0.1))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"order": "both"}, "cascade.order must be one of anchor_first, glance_first, got 'both'"),
-        ({"num_patches": 0}, "cascade.num_patches must be >= 1, got 0"),
-        ({"iou_threshold": 1.0}, r"cascade.iou_threshold must be in \[0, 1\), got 1.0"),
+        ({"order": "both"}, "system.order must be one of anchor_first, glance_first, got 'both'"),
+        ({"num_patches": 0}, "system.num_patches must be >= 1, got 0"),
+        ({"image_size": 0}, "system.image_size must be >= 1 pixel, got 0"),
+        ({"iou_threshold": 1.0}, r"system.iou_threshold must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CascadeSettings(**values)
+        AnchorNetSettings(**values)
 
 
-def test_assemble_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    models = save_tiny_models(str(tmp_path / "models"))
-    command = ["assemble", *(text for role in bundles.ROLES for text in (f"--{role}", models[role]))]
-    options = ["--output", str(tmp_path / "bundle"), "--num-patches", "2", "--iou-threshold", "0.4", "--compat"]
-    assert checkpoints.main([*command, *options]) == 0
-    assert load_bundle(str(tmp_path / "bundle")).settings == CascadeSettings(
-        num_patches=2, iou_threshold=0.4, compat=True
-    )
-    assert checkpoints.main([*command, *options[:2], "--num-patches", "0"]) == 2
-    assert "num_patches must be >= 1" in capsys.readouterr().err
+def test_a_network_that_is_no_anchornet_makes_no_bundle(tmp_path: Path) -> None:
+    changed = parts()
+    changed["anchornet"] = Trained(changed["glance"].module, changed["anchornet"].card)
+    with pytest.raises(ValueError, match="anchornet is a TinyClassifier; give the run of recipe"):
+        save_bundle(str(tmp_path / "bundle"), changed, AnchorNetSettings())
+
+
+def test_missing_networks_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has the networks anchornet, glance, patch, got none; give one for each"):
+        assemble_bundle(str(tmp_path / "b"), {}, AnchorNetSettings())
 
 
 def test_a_model_of_another_class_list_is_refused_at_assembly(tmp_path: Path) -> None:
@@ -319,4 +328,4 @@ def test_a_model_of_another_class_list_is_refused_at_assembly(tmp_path: Path) ->
     networks, cards = tiny_networks(), tiny_cards()
     save_model(models["patch"], networks["patch"], replace(cards["patch"], classes=("bee", "ant", "cow")))
     with pytest.raises(ValueError, match="class 0 is 'bee' in patch, 'ant' in anchornet"):
-        assemble_bundle(str(tmp_path / "b"), models["anchornet"], models["glance"], models["patch"], CascadeSettings())
+        assemble_bundle(str(tmp_path / "b"), models, AnchorNetSettings())

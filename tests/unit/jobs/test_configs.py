@@ -7,23 +7,19 @@ from pathlib import Path
 import pytest
 
 from anchornet.files.config import load_config
-from jobs.settings import (
-    CalibrateConfig,
-    EvaluateConfig,
-    LabelConfig,
-    TrainAnchornetConfig,
-    TrainClassifierConfig,
-)
+from jobs.settings.label import LabelConfig
+from jobs.settings.scoring import CalibrateConfig, EvaluateConfig
+from jobs.settings.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "jobs" / "configs").rglob("*.yaml"))
 KINDS = {
-    "anchornet": TrainAnchornetConfig,
-    "train_anchornet": TrainAnchornetConfig,
-    "train_classifier": TrainClassifierConfig,
-    "glance": TrainClassifierConfig,
-    "patch": TrainClassifierConfig,
-    "full": TrainClassifierConfig,
+    "anchornet": TrainConfig,
+    "train_anchornet": TrainConfig,
+    "train_classifier": TrainConfig,
+    "glance": TrainConfig,
+    "patch": TrainConfig,
+    "full": TrainConfig,
     "calibrate": CalibrateConfig,
     "label": LabelConfig,
     "evaluate": EvaluateConfig,

@@ -17,17 +17,17 @@ def fresh(images: np.ndarray, bad: tuple[int, ...] = ()) -> pa.Table:
     return records.work_table(
         np.arange(count) + 100,
         [f"file{i}" for i in range(count)],
-        [None if i in bad else image.tobytes() for i, image in enumerate(images)],
+        [None if i in bad else image for i, image in enumerate(images)],
         ["unreadable" if i in bad else "ok" for i in range(count)],
         ["truncated" if i in bad else None for i in range(count)],
+        image_size=2,
     )
 
 
 def through_both_stages(table: pa.Table, limits_NK: np.ndarray, allowances: tuple[int | None, int | None]) -> pa.Table:
     cascade = FakeCascade()
-    for stage, allowance in zip(cascade.stages, allowances, strict=True):
-        rows = records.carrying_rows(table)
-        table = label_stage(cascade, stage, table, rows, limits_NK[rows], allowance).table
+    for stage_index, allowance in enumerate(allowances):
+        table = label_stage(cascade, stage_index, table, limits_NK, allowance).table
     return finish_rows(cascade, table, None)
 
 
@@ -52,8 +52,9 @@ def test_two_stages_equal_one_call() -> None:
 def test_a_row_that_left_carries_no_pixels() -> None:
     cascade, images = FakeCascade(), fake_images(30)
     table = fresh(images)
-    batch = label_stage(cascade, cascade.stages[0], table, records.carrying_rows(table), limits(30), None)
-    still = records.carrying_rows(batch.table)
+    batch = label_stage(cascade, 0, table, limits(30), None)
+    still = records.wanting_rows(batch.table)
+    assert batch.table["carry_image"].nbytes < table["carry_image"].nbytes
     assert 0 < len(still) < 30
     assert batch.exit_counts == (30 - len(still), 0, 0, 0)
     assert batch.spent_macs == 30 * cascade.exits[0].macs
@@ -77,9 +78,7 @@ def test_without_budget_a_row_says_so() -> None:
 def test_what_a_network_makes_of_overflow_is_no_label() -> None:
     table = fresh(fake_images(3))
     cascade = FakeCascade()
-    table = label_stage(
-        cascade, cascade.stages[0], table, np.arange(3), np.full((3, 4), -np.inf, np.float32), None
-    ).table
+    table = label_stage(cascade, 0, table, np.full((3, 4), -np.inf, np.float32), None).table
     score = pa.array(np.array([0.5, np.nan, 0.7], np.float32))
     rows = finish_rows(cascade, records.with_columns(table, {"score": score}), None)
     assert rows["status"].to_pylist() == ["ok", "failed", "ok"]
@@ -97,9 +96,8 @@ def test_only_bad_rows() -> None:
 def test_calibrated_confidence_is_written_beside_the_score() -> None:
     cascade, images = FakeCascade(), fake_images(6)
     table = fresh(images, bad=(2,))
-    for stage in cascade.stages:
-        rows = records.carrying_rows(table)
-        table = label_stage(cascade, stage, table, rows, limits(6)[rows], None).table
+    for stage_index in range(len(cascade.stages)):
+        table = label_stage(cascade, stage_index, table, limits(6), None).table
     done = finish_rows(cascade, table, lambda score, exits: score / 2)
     for score, confidence in zip(done["score"].to_pylist(), done["confidence"].to_pylist(), strict=True):
         assert (score is None and confidence is None) or confidence == pytest.approx(score / 2)

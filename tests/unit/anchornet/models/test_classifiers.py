@@ -10,7 +10,8 @@ import torchvision
 from torch import nn
 
 from anchornet.models import classifiers
-from anchornet.models.classifiers import build_classifier, check_input, load_torchvision_weights
+from anchornet.models.classifiers import build_classifier, check_input
+from anchornet.models.weights import load_torchvision_weights
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from jobs.settings import ClusterSettings
+from jobs.settings.common import ClusterSettings
 from jobs.shell import session
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"

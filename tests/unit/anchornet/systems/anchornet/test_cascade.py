@@ -11,10 +11,10 @@ from torch.nn.modules.module import register_module_forward_hook
 from anchornet.cascade.run import run_all_exits, run_cascade
 from anchornet.images import tensors
 from anchornet.models.macs import MacsCounter
-from anchornet.models.training_settings import CascadeSettings
 from anchornet.systems.anchornet.cascade import AnchorCascade, exit_names
 from anchornet.systems.anchornet.network import class_activation_map
-from tests.tiny_bundle import tiny_bundle
+from anchornet.systems.anchornet.settings import AnchorNetSettings
+from tests.tiny_bundle import tiny_cascade, tiny_networks
 
 ORDERS = [("anchor_first", True), ("anchor_first", False), ("glance_first", False), ("glance_first", True)]
 
@@ -27,8 +27,8 @@ def photographs(num_images: int, seed: int = 0) -> np.ndarray:
 
 
 def cascade(order: str, anchor_exit: bool, **options: object) -> AnchorCascade:
-    bundle = tiny_bundle(settings=CascadeSettings(order=order, anchor_exit=anchor_exit))  # type: ignore[arg-type]
-    return AnchorCascade(bundle, **options)  # type: ignore[arg-type]
+    settings = AnchorNetSettings(order=order, anchor_exit=anchor_exit)  # type: ignore[arg-type]
+    return tiny_cascade(settings, **options)
 
 
 def median_thresholds(built: AnchorCascade, pixels: np.ndarray) -> np.ndarray:
@@ -40,22 +40,22 @@ def median_thresholds(built: AnchorCascade, pixels: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def naive_logits(bundle: object, pixels: np.ndarray) -> list[tuple[str, torch.Tensor]]:
+def naive_logits(networks: dict[str, nn.Module], pixels: np.ndarray) -> list[tuple[str, torch.Tensor]]:
     """Every exit of one image, written down from the paper: (name, logits (C,)) in anchor-first order."""
     x = tensors.normalise(torch.from_numpy(pixels[None]).permute(0, 3, 1, 2))
-    proposal = bundle.anchornet.eval()(x)  # type: ignore[attr-defined]
+    proposal = networks["anchornet"].eval()(x)
     chosen = proposal.logits.argmax(dim=1)
-    cam = class_activation_map(proposal.features, bundle.anchornet.fc.weight, chosen)[0].numpy()  # type: ignore[attr-defined]
+    cam = class_activation_map(proposal.features, networks["anchornet"].fc.weight, chosen)[0].numpy()
     order = np.argsort(-cam.ravel(), kind="stable")
     boxes: list[tuple[int, int]] = []
     for cell in order:
         top, left = 8 * (cell // 17), 8 * (cell % 17)
         if all(overlap(top, left, other) <= 0.3 for other in boxes) and len(boxes) < 4:
             boxes.append((top, left))
-    glance = bundle.glance.eval()(tensors.shrink(x, 95))[0]  # type: ignore[attr-defined]
+    glance = networks["glance"].eval()(tensors.shrink(x, 95))[0]
     exits, total = [("anchor", proposal.logits[0]), ("glance", glance)], glance
     for i, (top, left) in enumerate(boxes):
-        total = total + bundle.patch.eval()(x[:, :, top : top + 95, left : left + 95])[0]  # type: ignore[attr-defined]
+        total = total + networks["patch"].eval()(x[:, :, top : top + 95, left : left + 95])[0]
         exits.append((f"patch{i + 1}", total))
     return exits
 
@@ -69,9 +69,9 @@ def overlap(top: int, left: int, other: tuple[int, int]) -> float:
 def test_every_exit_equals_the_naive_reference(order: str, anchor_exit: bool) -> None:
     built, pixels = cascade(order, anchor_exit), photographs(3)
     table = run_all_exits(built, pixels)
-    bundle = tiny_bundle()
+    networks = tiny_networks()
     for i, image in enumerate(pixels):
-        expected = dict(naive_logits(bundle, image))
+        expected = dict(naive_logits(networks, image))
         for k, name in enumerate(exit_names(built.settings)):
             probability = torch.softmax(expected[name], dim=0)
             assert table.confidence_NK[i, k] == pytest.approx(float(probability.max()), abs=1e-5)
@@ -142,9 +142,9 @@ def test_state_survives_the_journey_between_stages() -> None:
     built, pixels = cascade("glance_first", False), photographs(4)
     state = built.start(pixels)
     _, state = built.advance(state, 0)
-    packed = {name: array.copy() for name, array in built.pack(state).items()}
-    assert {name: (array.dtype, array.shape[1:]) for name, array in packed.items()} == built.carried
-    there, _ = built.advance(built.unpack(packed), 1)
+    packed = {name: array.copy() for name, array in built.pack(state, 1).items()}
+    assert {name: (array.dtype, array.shape[1:]) for name, array in packed.items()} == built.stages[1].takes
+    there, _ = built.advance(built.unpack(packed, 1), 1)
     here, _ = built.advance(state, 1)
     torch.testing.assert_close(there.logits_nC, here.logits_nC)
 
@@ -160,9 +160,8 @@ def test_random_patches_obey_the_same_rule_and_repeat() -> None:
 
 
 def test_a_selection_that_can_fall_short_is_refused() -> None:
-    bundle = tiny_bundle(settings=CascadeSettings(iou_threshold=0.1, num_patches=4))
     with pytest.raises(ValueError, match="patches"):
-        AnchorCascade(bundle)
+        tiny_cascade(AnchorNetSettings(iou_threshold=0.1, num_patches=4))
 
 
 def test_no_images_at_all() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -10,41 +10,26 @@ from anchornet.bundle import Bundle
 from anchornet.files import storage
 from anchornet.ledger.ledger import FileMark
 from anchornet.ledger.mark import MarkState
-from jobs.settings import LabelConfig
+from jobs.settings.label import LabelConfig
+from jobs.shell.run_folder import RunFolder
 
-CHECKPOINT_FOLDER = "checkpoint"
-LABELS_FOLDER = "labels"
-MARK_FILE = "ledger.json"
-REPORT_FILE = "report.json"
-_IDENTITY_FILE = "identity.json"
 _PENDING = ".pending.parquet"
 """End of the name of a checkpoint file whose label file may be incomplete (Ray Data's two-phase commit)."""
 
 
-def check_same_run(config: LabelConfig, bundle: Bundle) -> None:
-    """Remember at the first start what labels the images; refuse (ValueError) to mix another network's labels in."""
+def identity(config: LabelConfig, bundle: Bundle) -> dict[str, Any]:
+    """What labels the images: a run folder never mixes the labels of two networks."""
     assert bundle.frontier is not None
-    uri = storage.join(config.run.folder, _IDENTITY_FILE)
-    mine = {
+    return {
         **{f"bundle's {part}": value for part, value in bundle.frontier.hashes.items()},
         "inference.precision": config.inference.precision,
         "input.max_pixels": config.input.max_pixels,
     }
-    if not storage.exists(uri):
-        storage.write_bytes(uri, (json.dumps(mine, indent=2) + "\n").encode())
-        return
-    known = json.loads(storage.read_bytes(uri))
-    changed = [name for name, value in mine.items() if known.get(name) != value]
-    if changed:
-        raise ValueError(
-            f"run folder {config.run.folder} holds labels made with {changed[0]} {known.get(changed[0])}, now it is "
-            f"{mine[changed[0]]}; choose another run.folder"
-        )
 
 
-def count_labelled(run_folder: str) -> int:
+def count_labelled(run: RunFolder) -> int:
     """Images whose rows are written and committed; an uncommitted file is deleted and computed again by the resume."""
-    folder = storage.join(run_folder, CHECKPOINT_FOLDER)
+    folder = run.finished_ids
     if not storage.exists(folder):
         return 0
     count, uris = 0, [uri for uri, _ in storage.list_files(folder)]
@@ -56,13 +41,13 @@ def count_labelled(run_folder: str) -> int:
     return count
 
 
-def drop_doubtful_commits(run_folder: str) -> None:
+def drop_doubtful_commits(run: RunFolder) -> None:
     """Forget ids whose commit was cut off between copy and deletion, so that their rows are computed again.
 
     Ray then finds both ``X.parquet`` and ``X.pending.parquet``, deletes the label file and keeps the ids: the images would
     never get a row.
     """
-    folder = storage.join(run_folder, CHECKPOINT_FOLDER)
+    folder = run.finished_ids
     if storage.exists(folder):
         uris = {uri for uri, _ in storage.list_files(folder)}
         for uri in uris:
@@ -70,16 +55,16 @@ def drop_doubtful_commits(run_folder: str) -> None:
                 storage.delete(uri)
 
 
-def spent_so_far(run_folder: str, num_labelled: int) -> int:
+def spent_so_far(run: RunFolder, num_labelled: int) -> int:
     """Multiply-adds that earlier starts of this run may have spent, as the ledger's mark says.
 
     Raises ValueError when there are labels and no mark: the run folder is not whole.
     """
-    content = FileMark(storage.join(run_folder, MARK_FILE)).read()
+    content = FileMark(run.mark).read()
     if content is None:
         if num_labelled:
             raise ValueError(
-                f"run folder {run_folder} holds {num_labelled} labels but no {MARK_FILE}, so what they cost is unknown; "
+                f"run folder {run.uri} holds {num_labelled} labels but no {run.mark}, so what they cost is unknown; "
                 f"restore that file, or choose another run.folder"
             )
         return 0

@@ -1,4 +1,4 @@
-"""The manifest: every file of the input once, whatever its name, and the same one at every start."""
+"""The manifest: every file of the input once, in a random order, whatever its name, and the same one at every start."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from anchornet.cascade import rows as records
-from jobs.data import ingest
-from jobs.settings import InputSettings
+from anchornet.data import manifest
+from anchornet.data.manifest import InputSettings, manifest_table, open_manifest, read_manifest, write_manifest
+from anchornet.data.reading import ReadAndDecode
+from anchornet.images.preprocess import Preprocessing
 from tests.small_images import encode
 
 
@@ -22,7 +23,7 @@ def write(folder: Path, *names: str) -> Path:
 
 
 def listed(folder: Path) -> list[str]:
-    return [uri.removeprefix(f"{folder}/") for uri in ingest.list_input(InputSettings(path=str(folder)))]
+    return [uri.removeprefix(f"{folder}/") for uri in manifest.list_input(InputSettings(path=str(folder)))]
 
 
 def test_every_file_is_listed_whatever_its_name(tmp_path: Path) -> None:
@@ -46,20 +47,20 @@ def test_hidden_files_and_what_spark_leaves_are_not(tmp_path: Path) -> None:
 def test_lists_that_cannot_be_used_are_refused(column: pa.Array, message: str, tmp_path: Path) -> None:
     pq.write_table(pa.table({"uri": column}), tmp_path / "list.parquet")
     with pytest.raises(ValueError, match=message):
-        ingest.list_input(InputSettings(path=str(tmp_path / "list.parquet")))
+        manifest.list_input(InputSettings(path=str(tmp_path / "list.parquet")))
 
 
 def test_a_list_without_the_column_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["a"]}), tmp_path / "list.parquet")
     with pytest.raises(ValueError, match=r"has no column 'uri' \(it has url\)"):
-        ingest.list_input(InputSettings(path=str(tmp_path / "list.parquet")))
+        manifest.list_input(InputSettings(path=str(tmp_path / "list.parquet")))
 
 
 def test_a_name_that_no_storage_can_have_is_a_failed_row(tmp_path: Path) -> None:
     good = tmp_path / "good.png"
     good.write_bytes(encode(0))
     uris = [str(good), "s3://bucket/a//b.jpg", str(tmp_path / "nul\0.jpg"), str(tmp_path / "nowhere.jpg")]
-    rows = ingest.ReadAndDecode(10**6, 4)(records.manifest_table(uris))
+    rows = ReadAndDecode(Preprocessing(), 10**6, 4)(manifest_table(uris, 0).sort_by("image_id"))
     assert rows["status"].to_pylist() == ["ok", "failed", "failed", "failed"]
     assert "Empty path component" in rows["error"][1].as_py()
     assert "FileNotFoundError" in rows["error"][3].as_py()
@@ -68,24 +69,39 @@ def test_a_name_that_no_storage_can_have_is_a_failed_row(tmp_path: Path) -> None
 def test_a_manifest_keeps_its_ids_when_files_appear(tmp_path: Path) -> None:
     folder, run = write(tmp_path / "in", "b.jpg"), str(tmp_path / "run")
     settings = InputSettings(path=str(folder))
-    assert ingest.open_manifest(run, settings) == 1
+    assert open_manifest(run, settings, 0) == 1
     write(folder, "a.jpg")
-    assert ingest.open_manifest(run, settings) == 1
-    assert ingest.read_manifest(run)["uri"].to_pylist() == [str(folder / "b.jpg")]
+    assert open_manifest(run, settings, 0) == 1
+    assert read_manifest(run)["uri"].to_pylist() == [str(folder / "b.jpg")]
 
 
 def test_what_an_interrupted_listing_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "ROWS_PER_MANIFEST_FILE", 2)
+    monkeypatch.setattr(manifest, "ROWS_PER_FILE", 2)
     run = str(tmp_path / "run")
-    ingest.write_manifest(run, records.manifest_table([f"/old/{i}.jpg" for i in range(7)]))
+    write_manifest(run, manifest_table([f"/old/{i}.jpg" for i in range(7)], 0))
     folder = write(tmp_path / "in", "a.jpg", "b.jpg", "c.jpg")
-    assert ingest.open_manifest(run, InputSettings(path=str(folder))) == 3
-    assert ingest.open_manifest(run, InputSettings(path=str(folder))) == 3
-    assert ingest.read_manifest(run)["image_id"].to_pylist() == [0, 1, 2]
+    assert open_manifest(run, InputSettings(path=str(folder)), 0) == 3
+    assert open_manifest(run, InputSettings(path=str(folder)), 0) == 3
+    assert sorted(read_manifest(run)["image_id"].to_pylist()) == [0, 1, 2]
 
 
 def test_another_input_in_the_same_run_folder_is_refused(tmp_path: Path) -> None:
     folder, run = write(tmp_path / "in", "a.jpg"), str(tmp_path / "run")
-    ingest.open_manifest(run, InputSettings(path=str(folder)))
-    with pytest.raises(ValueError, match=r"was started for input .*choose another run\.folder"):
-        ingest.open_manifest(run, InputSettings(path=str(folder), limit=1))
+    open_manifest(run, InputSettings(path=str(folder)), 0)
+    with pytest.raises(ValueError, match=r"was made for input .*choose another run\.folder"):
+        open_manifest(run, InputSettings(path=str(folder), limit=1), 0)
+
+
+def test_the_order_is_a_permutation_of_the_listing_drawn_from_the_seed() -> None:
+    uris = [f"{i:03d}.jpg" for i in range(200)]
+    table = manifest_table(uris, 7)
+    assert table.sort_by("image_id")["uri"].to_pylist() == uris
+    assert table["uri"].to_pylist() != uris
+    assert table.equals(manifest_table(uris, 7))
+    assert not table.equals(manifest_table(uris, 8))
+
+
+@pytest.mark.parametrize("name", ["limit", "max_pixels", "decode_cpus", "read_threads"])
+def test_numbers_that_cannot_work_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"input\.{name} must be > 0"):
+        InputSettings(path="p", **{name: 0})  # type: ignore[arg-type]

@@ -11,13 +11,16 @@ import pytest
 
 from anchornet.budget.frontier import Frontier, fit_frontier
 from anchornet.bundle import Bundle
+from anchornet.data.manifest import InputSettings
 from anchornet.files import storage
 from anchornet.ledger.mark import MarkState
 from anchornet.units import GIGA
 from benchmarks.tables import synthetic_table
-from jobs.labelling import folder
 from jobs.labelling.plan import policy_for_the_rest
-from jobs.settings import BudgetSettings, InferenceSettings, InputSettings, LabelConfig, RunSettings
+from jobs.labelling.resume import count_labelled, drop_doubtful_commits, identity, spent_so_far
+from jobs.settings.common import InferenceSettings, RunSettings
+from jobs.settings.label import BudgetSettings, LabelConfig
+from jobs.shell.run_folder import RunFolder
 from tests.tiny_bundle import tiny_bundle
 
 
@@ -41,38 +44,40 @@ def commit(folder: Path, name: str, rows: int) -> None:
 
 
 def test_only_whole_commits_count(tmp_path: Path) -> None:
-    assert folder.count_labelled(str(tmp_path)) == 0
+    assert count_labelled(RunFolder(str(tmp_path))) == 0
     commit(tmp_path, "a.parquet", 3)
     commit(tmp_path, "b.pending.parquet", 5)
     commit(tmp_path, "c.parquet", 7)
     commit(tmp_path, "c.pending.parquet", 7)
-    assert folder.count_labelled(str(tmp_path)) == 3
-    folder.drop_doubtful_commits(str(tmp_path))
+    assert count_labelled(RunFolder(str(tmp_path))) == 3
+    drop_doubtful_commits(RunFolder(str(tmp_path)))
     left = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
     assert left == ["a.parquet", "b.pending.parquet", "c.pending.parquet"]
-    assert folder.count_labelled(str(tmp_path)) == 3
+    assert count_labelled(RunFolder(str(tmp_path))) == 3
 
 
 def test_the_spend_of_earlier_starts_is_the_marks(tmp_path: Path) -> None:
-    assert folder.spent_so_far(str(tmp_path), 0) == 0
-    storage.write_bytes(str(tmp_path / folder.MARK_FILE), MarkState(authorised_macs=12, owner="x").to_bytes())
-    assert folder.spent_so_far(str(tmp_path), 5) == 12
+    assert spent_so_far(RunFolder(str(tmp_path)), 0) == 0
+    storage.write_bytes(RunFolder(str(tmp_path)).mark, MarkState(authorised_macs=12, owner="x").to_bytes())
+    assert spent_so_far(RunFolder(str(tmp_path)), 5) == 12
 
 
 def test_labels_without_a_mark_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds 5 labels but no ledger\.json"):
-        folder.spent_so_far(str(tmp_path), 5)
+    with pytest.raises(ValueError, match=r"holds 5 labels but no .*ledger\.json"):
+        spent_so_far(RunFolder(str(tmp_path)), 5)
 
 
 def test_a_run_keeps_to_one_bundle(tmp_path: Path, frontier: Frontier) -> None:
     bundle: Bundle = replace(tiny_bundle(), frontier=frontier)
-    folder.check_same_run(config(tmp_path), bundle)
-    folder.check_same_run(config(tmp_path), bundle)
+    run, mine = RunFolder(str(tmp_path)), config(tmp_path)
+    run.check_same(identity(mine, bundle))
+    run.remember(identity(mine, bundle))
+    run.check_same(identity(mine, bundle))
     other = replace(bundle, frontier=replace(frontier, hashes={**frontier.hashes, "weights": "w2"}))
-    with pytest.raises(ValueError, match="labels made with bundle's weights w1, now it is w2; choose another"):
-        folder.check_same_run(config(tmp_path), other)
-    with pytest.raises(ValueError, match=r"inference\.precision float32, now it is bfloat16"):
-        folder.check_same_run(replace(config(tmp_path), inference=InferenceSettings(precision="bfloat16")), bundle)
+    with pytest.raises(ValueError, match="was started with bundle's weights 'w1', got 'w2'; choose another"):
+        run.check_same(identity(mine, other))
+    with pytest.raises(ValueError, match=r"inference\.precision 'float32', got 'bfloat16'"):
+        run.check_same(identity(replace(mine, inference=InferenceSettings(precision="bfloat16")), bundle))
 
 
 def test_what_is_left_buys_the_policy_of_what_remains(frontier: Frontier) -> None:

@@ -1,0 +1,69 @@
+"""Labelled images by name: what a listing is, and which classes it may have.
+
+Hidden files (``storage.list_visible``) are no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+BLOCK_IMAGES = 128
+Reader = Callable[[pa.Table, int], Iterator[tuple[pa.Table, list[bytes | OSError]]]]
+"""(block of a listing, images per chunk) -> chunks of (rows, the bytes of each or the error that reading it gave)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """Labelled images: class folders of image files, or Parquet with columns ``image`` (bytes) and ``label``."""
+
+    path: str
+    """Folder or ``s3://`` prefix. Class folders: ``path/CLASS/...``; Parquet: ``path`` or files below it end in .parquet."""
+    limit: int | None = None
+    """Use at most this many images, drawn evenly from the shuffled list; None uses all."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be > 0 or null, got {self.limit}")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Labelled images by name."""
+
+    blocks: list[pa.Table]
+    """Columns image_id int64, uri string, label int64; for Parquet also file, row_group, row (in the row group)."""
+    classes: tuple[str, ...]
+    read: Reader
+    """How to get the bytes of a block's rows."""
+    rows_are_files: bool
+    """True when each row is a file of its own, so rows may be shuffled freely; False: a block is one row group."""
+
+    @property
+    def num_images(self) -> int:
+        """Images in all blocks."""
+        return sum(block.num_rows for block in self.blocks)
+
+
+def class_names(found: Sequence[str], given: tuple[str, ...] | None, path: str) -> tuple[str, ...]:
+    """The class names to use; raises ValueError when the data has a class that the network does not, or only one."""
+    if given is None:
+        if len(found) < 2:
+            raise ValueError(f"data set {path} has a single class, {found[0]!r}; a classifier needs at least two")
+        return tuple(found)
+    unknown = sorted(set(found) - set(given))
+    if unknown:
+        raise ValueError(
+            f"data set {path} has {len(unknown)} classes that the network does not know, such as {unknown[0]!r}; "
+            f"it knows {', '.join(given[:5])}{', ...' if len(given) > 5 else ''}"
+        )
+    return given
+
+
+def chosen_rows(num_images: int, limit: int | None, seed: int) -> np.ndarray:
+    """Positions of the images to use, shuffled: int64 (min(num_images, limit),)."""
+    return np.random.default_rng(seed).permutation(num_images)[:limit].astype(np.int64)

@@ -1,0 +1,109 @@
+"""What users may choose of AnchorNet's cascade and of how its networks are trained; free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
+
+from anchornet.models.training_settings import FineTuning, FromScratch
+
+Order = Literal["anchor_first", "glance_first"]
+ARCHITECTURE = "anchornet.systems.anchornet.network:AnchorNet"
+"""What a card calls AnchorNet's architecture."""
+_RECIPES = "anchornet.systems.anchornet.training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorNetSettings:
+    """How the networks are put together. Raises ValueError for values outside their range."""
+
+    kind: Literal["anchornet"] = "anchornet"
+    """AnchorNet, and a classifier that glances at the shrunken image and then looks at patches."""
+    order: Order = "anchor_first"
+    """anchor_first: AnchorNet sees every image; glance_first: the paper's order, AnchorNet only what the glance
+    leaves."""
+    anchor_exit: bool = True
+    """Whether an image may leave with AnchorNet's own label."""
+    num_patches: int = 4
+    """Patches per image that the last exits look at, one after the other."""
+    iou_threshold: float = 0.3
+    """Two patches of an image overlap at most this much (intersection over union)."""
+    compat: bool = False
+    """Choose patches as the released code does, its corner bug included; for comparisons with published numbers."""
+    image_size: int = 224
+    """Side in pixels of the images that AnchorNet sees; its grid of candidate patches follows from it."""
+
+    implementation: ClassVar[str] = "anchornet.systems.anchornet.system:SYSTEM"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.order not in get_args(Order):
+            raise ValueError(f"system.order must be one of {', '.join(get_args(Order))}, got {self.order!r}")
+        _check_patches("system", self.num_patches, self.iou_threshold)
+        if self.image_size < 1:
+            raise ValueError(f"system.image_size must be >= 1 pixel, got {self.image_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorNetRecipe:
+    """Stage I: AnchorNet itself, from scratch."""
+
+    kind: Literal["anchornet.anchornet"] = "anchornet.anchornet"
+    """The network that proposes patches."""
+    training: FromScratch = field(default_factory=FromScratch)
+
+    architecture: ClassVar[str] = ARCHITECTURE
+    implementation: ClassVar[str] = _RECIPES
+    folders: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlanceRecipe:
+    """Stage II: the classifier on images shrunk to the size of a patch."""
+
+    kind: Literal["anchornet.glance"]
+    """The classifier that looks at the shrunken image."""
+    architecture: str
+    """torchvision's name of the network, or ``module:function`` called with the number of classes."""
+    training: FineTuning = field(default_factory=FineTuning)
+
+    implementation: ClassVar[str] = _RECIPES
+    folders: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchRecipe:
+    """Stage II: the classifier on the patches that a frozen AnchorNet chooses."""
+
+    kind: Literal["anchornet.patch"]
+    """The classifier that looks at patches; validated as it will be used, on real patches and summed logits."""
+    architecture: str
+    """torchvision's name of the network, or ``module:function`` called with the number of classes."""
+    anchornet: str
+    """Run folder of the trained AnchorNet, whose patches are used."""
+    glance: str | None = None
+    """Run folder of the trained glance network; validation then counts the sum with its logits as well."""
+    num_patches: int = 4
+    """Patches per image, in training and validation."""
+    training_patches: int | None = None
+    """Train on only this many of them, drawn anew for each image; null trains on all, as the paper."""
+    iou_threshold: float = 0.3
+    """Largest overlap (intersection over union) of two patches of one image."""
+    training: FineTuning = field(default_factory=FineTuning)
+
+    implementation: ClassVar[str] = _RECIPES
+    folders: ClassVar[tuple[str, ...]] = ("anchornet", "glance")
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _check_patches("recipe", self.num_patches, self.iou_threshold)
+        sample = self.training_patches
+        if sample is not None and not 1 <= sample <= self.num_patches:
+            raise ValueError(f"recipe.training_patches must be in 1..{self.num_patches} or null, got {sample}")
+
+
+def _check_patches(section: str, num_patches: int, iou_threshold: float) -> None:
+    if num_patches < 1:
+        raise ValueError(f"{section}.num_patches must be >= 1, got {num_patches}")
+    if not 0 <= iou_threshold < 1:
+        raise ValueError(f"{section}.iou_threshold must be in [0, 1), got {iou_threshold}")

@@ -1,0 +1,95 @@
+"""AnchorNet as a system: which networks it has, how they become a cascade, what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from anchornet.cascade.protocol import Placement
+from anchornet.images.preprocess import Preprocessing
+from anchornet.models.classifiers import check_input
+from anchornet.systems.anchornet.cascade import AnchorCascade
+from anchornet.systems.anchornet.network import AnchorNet
+from anchornet.systems.anchornet.official import import_weights
+from anchornet.systems.anchornet.receptive_field import check_selection, grid_size, receptive_field
+from anchornet.systems.anchornet.settings import AnchorNetSettings
+from anchornet.systems.system import Networks, Reference, Trained
+
+ROLES = ("anchornet", "glance", "patch")
+_RANDOM_PATCHES_SEED = 1
+
+
+class AnchorNetSystem:
+    """See :class:`anchornet.systems.system.System`."""
+
+    def roles(self, settings: AnchorNetSettings) -> tuple[str, ...]:
+        """AnchorNet and two classifiers."""
+        return ROLES
+
+    def preprocessing(self, settings: AnchorNetSettings) -> Preprocessing:
+        """The central square of the image; at 224 the papers' test preprocessing."""
+        return Preprocessing.of_size(settings.image_size)
+
+    def check(self, settings: AnchorNetSettings, networks: Networks, num_classes: int) -> None:
+        """AnchorNet is one, the classifiers take its patches, and its selection of patches never falls short."""
+        anchornet = networks["anchornet"]
+        if not isinstance(anchornet, AnchorNet):
+            raise ValueError(
+                f"anchornet is a {type(anchornet).__name__}; give the run of recipe anchornet.anchornet as anchornet"
+            )
+        field = receptive_field(anchornet)
+        grid = grid_size(settings.image_size, field)
+        check_selection(settings.iou_threshold, settings.num_patches, grid, field, settings.compat)
+        for role in ("glance", "patch"):
+            check_input(networks[role], field.size, num_classes)
+
+    def cascade(
+        self, settings: AnchorNetSettings, networks: Networks, classes: Sequence[str], placement: Placement
+    ) -> AnchorCascade:
+        """The cascade in the order that ``settings`` say."""
+        return AnchorCascade(settings, networks, classes, placement)
+
+    def references(
+        self, settings: AnchorNetSettings, networks: Networks, classes: Sequence[str], placement: Placement
+    ) -> list[Reference]:
+        """The glance by itself; patches alone, AnchorNet's and random ones (the paper's Table 3)."""
+        glance_first = replace(settings, order="glance_first", anchor_exit=False)
+        glance = AnchorCascade(glance_first, networks, classes, placement)
+        alone = {**networks, "glance": NoGlance(len(classes))}
+        chosen = AnchorCascade(settings, alone, classes, placement)
+        random = AnchorCascade(settings, alone, classes, placement, random_patches_seed=_RANDOM_PATCHES_SEED)
+        patches = tuple(f"patch{i + 1}" for i in range(settings.num_patches))
+        return [
+            Reference(GLANCE_ALONE, glance, ("glance",)),
+            Reference(PATCHES_ALONE, chosen, patches),
+            Reference(RANDOM_PATCHES, random, patches),
+        ]
+
+    def import_weights(
+        self,
+        settings: AnchorNetSettings,
+        files: Mapping[str, str],
+        architectures: Mapping[str, str],
+        classes: Sequence[str],
+    ) -> dict[str, Trained]:
+        """The authors' released files."""
+        return import_weights(files, architectures, classes)
+
+
+class NoGlance(nn.Module):
+    """Logits of zero at no cost: with it in place of the glance network, a cascade sums patches alone."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C) zeros."""
+        return x.new_zeros(len(x), self.num_classes)
+
+
+GLANCE_ALONE, PATCHES_ALONE, RANDOM_PATCHES = "glance alone", "AnchorNet's patches alone", "random patches alone"
+SYSTEM = AnchorNetSystem()

@@ -1,0 +1,143 @@
+"""How AnchorNet and the classifiers that follow it learn: what each is fed, and how it is validated.
+
+N images, P patches per image, C classes. Source of the recipes: the published training code of AnchorNet (stage I and II).
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import torch
+from torch import Tensor, nn
+
+from anchornet.images import tensors
+from anchornet.models.card import ModelCard, load_model
+from anchornet.models.training import (
+    Recipe,
+    View,
+    correct_counts,
+    logits_of,
+    plain_recipe,
+    sums_correct,
+    view_logits,
+    whole_view,
+)
+from anchornet.systems.anchornet.network import AnchorNet, class_activation_map
+from anchornet.systems.anchornet.patches import PatchSelector, crop_patches
+from anchornet.systems.anchornet.receptive_field import grid_size, receptive_field
+from anchornet.systems.anchornet.settings import AnchorNetRecipe, GlanceRecipe, PatchRecipe
+
+
+class PatchView:
+    """The crops that a frozen AnchorNet chooses: (N, 3, H, W) -> (N * P, 3, size, size), best patch of an image first.
+
+    The class whose map is followed is AnchorNet's own top-1, not the label. sample: of the ``num_patches`` crops take
+    only this many, drawn at random for each image (cheaper training); None takes all. Raises ValueError if
+    ``num_patches`` boxes at ``iou_threshold`` cannot always be found, or ``sample`` is not among 1..num_patches.
+    """
+
+    def __init__(
+        self,
+        proposer: AnchorNet,
+        num_patches: int,
+        iou_threshold: float,
+        image_size: int,
+        sample: int | None = None,
+    ) -> None:
+        if sample is not None and not 1 <= sample <= num_patches:
+            raise ValueError(f"patches per image in training must be in 1..{num_patches} or null, got {sample}")
+        field = receptive_field(proposer)
+        self.selector = PatchSelector(grid_size(image_size, field), field, iou_threshold, num_patches)
+        self.proposer = proposer.eval().requires_grad_(False)
+        self.num_patches = sample or num_patches
+        self.size = field.size
+
+    @torch.no_grad()
+    def __call__(self, images_N3HW: Tensor) -> Tensor:
+        """The crops, those of one image side by side."""
+        proposal = self.proposer(images_N3HW)
+        cam = class_activation_map(proposal.features, self.proposer.fc.weight, proposal.logits.argmax(1))
+        cells_NP = self.selector(cam)
+        if self.num_patches < cells_NP.shape[1]:
+            order_NP = torch.rand(cells_NP.shape, device=cells_NP.device).argsort(1)
+            cells_NP = cells_NP.gather(1, order_NP[:, : self.num_patches])
+        boxes_NP2 = self.selector.boxes(cells_NP)
+        crops = [crop_patches(images_N3HW, boxes_NP2[:, i], self.size) for i in range(self.num_patches)]
+        return torch.stack(crops, 1).flatten(0, 1)
+
+
+def glance_view(images_N3HW: Tensor) -> Tensor:
+    """The whole image shrunk to the size of a patch (95 pixels, AnchorNet's receptive field)."""
+    return tensors.shrink(images_N3HW, patch_size())
+
+
+@cache
+def patch_size() -> int:
+    """Side of a patch in pixels, derived from AnchorNet's layers."""
+    with torch.device("meta"):
+        return receptive_field(AnchorNet(1)).size
+
+
+def check_recipe(recipe: AnchorNetRecipe | GlanceRecipe | PatchRecipe, crop_size: int) -> tuple[str, ...] | None:
+    """The classes that the frozen networks know, None without any; raises ValueError when networks do not fit together."""
+    if not isinstance(recipe, PatchRecipe):
+        return None
+    proposer, card = _load_anchornet(recipe.anchornet)
+    PatchView(proposer, recipe.num_patches, recipe.iou_threshold, crop_size, recipe.training_patches)
+    if recipe.glance is not None:
+        _, glance = load_model(recipe.glance)
+        if glance.classes != card.classes:
+            raise ValueError(
+                f"glance {recipe.glance} knows {len(glance.classes)} classes and anchornet {recipe.anchornet} "
+                f"{len(card.classes)}, not the same or not in the same order; train both on the same data"
+            )
+    return card.classes
+
+
+def open_recipe(
+    recipe: AnchorNetRecipe | GlanceRecipe | PatchRecipe, crop_size: int, image_size: int, device: torch.device
+) -> Recipe:
+    """The recipe on a worker: views of ``crop_size`` in training, of ``image_size`` in validation."""
+    if isinstance(recipe, AnchorNetRecipe):
+        return plain_recipe(whole_view)
+    if isinstance(recipe, GlanceRecipe):
+        return plain_recipe(glance_view)
+    proposer = _load_anchornet(recipe.anchornet)[0].to(device).to(memory_format=torch.channels_last)
+    chosen = (proposer, recipe.num_patches, recipe.iou_threshold)
+    seen = PatchView(*chosen, image_size)
+    count = partial(correct_counts, view=seen)
+    if recipe.glance is not None:
+        network = load_model(recipe.glance)[0].to(device).to(memory_format=torch.channels_last)
+        count = partial(glance_and_patches_correct, view=seen, glance=network)
+    names = accuracy_names(recipe.num_patches, recipe.glance is not None)
+    return Recipe(
+        view=PatchView(*chosen, crop_size, recipe.training_patches),
+        accuracy_names=names,
+        count_correct=lambda module, images_N3HW, labels_N: count(module, images_N3HW=images_N3HW, labels_N=labels_N),
+    )
+
+
+def accuracy_names(num_patches: int, with_glance: bool) -> tuple[str, ...]:
+    """What is counted of a patch network, in order: patches alone, then the glance and patches after it."""
+    patches = tuple(f"accuracy_patches_{k}" for k in range(1, num_patches + 1))
+    glance = tuple(f"accuracy_glance_patches_{k}" for k in range(1, num_patches + 1))
+    return (*patches, "accuracy_glance", *glance) if with_glance else patches
+
+
+@torch.no_grad()
+def glance_and_patches_correct(
+    module: nn.Module, images_N3HW: Tensor, labels_N: Tensor, view: View, glance: nn.Module
+) -> Tensor:
+    """How many images are right by P patches alone, by the glance, and by glance and patches: int64 (2 P + 1,)."""
+    patches_NPC = view_logits(module, view, images_N3HW)
+    first_N1C = logits_of(glance(glance_view(images_N3HW))).float().unsqueeze(1)
+    alone, after = sums_correct(patches_NPC, labels_N), sums_correct(torch.cat([first_N1C, patches_NPC], 1), labels_N)
+    return torch.cat([alone, after])
+
+
+def _load_anchornet(folder: str) -> tuple[AnchorNet, ModelCard]:
+    """Raises ValueError when the folder holds some other network."""
+    module, card = load_model(folder)
+    if not isinstance(module, AnchorNet):
+        raise ValueError(f"recipe.anchornet {folder} holds a {card.architecture}; give a run that trained AnchorNet")
+    return module, card

@@ -1,0 +1,77 @@
+"""The label pipeline: manifest -> read and decode -> one pool of actors per stage -> label rows."""
+
+from __future__ import annotations
+
+import ray.data
+from ray.actor import ActorHandle
+from ray.data import DataContext, Dataset
+from ray.data.checkpoint import CheckpointConfig
+
+from anchornet.data.manifest import manifest_files
+from anchornet.data.reading import ReadAndDecode, decode_memory_bytes
+from anchornet.files import storage
+from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
+from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan
+from jobs.labelling.progress import progress_lines
+from jobs.settings.label import LabelConfig
+from jobs.shell.pools import pool_options
+from jobs.shell.run_folder import RunFolder
+
+
+def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> None:
+    """Stream every image that has no row yet through the pools and write its row."""
+    folder = RunFolder(config.run.folder).absolute
+    file_system, path = storage.resolve(folder.labels)
+    context = DataContext.get_current()
+    context.checkpoint_config = checkpointing(folder)
+    try:
+        with progress_lines(ledger, plan.exits):
+            pipeline(config, plan, ledger).write_parquet(
+                path,
+                filesystem=file_system,
+                min_rows_per_file=config.rows_per_file,
+                ray_remote_args={"num_cpus": SMALL_TASK_CPUS},
+            )
+    finally:
+        context.checkpoint_config = None
+
+
+def pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> Dataset:
+    """Manifest rows -> output rows, lazily."""
+    settings, first = config.input, plan.pools[0]
+    rows = _manifest_rows(RunFolder(config.run.folder).manifest, first.batch_size)
+    rows = rows.map_batches(
+        ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=settings.decode_cpus,
+        # Declared for its own sake, and because tasks with the same resources as the actors after them would be fused
+        # into those: images would then be decoded by the processes that hold the GPUs.
+        memory=decode_memory_bytes(plan.preprocessing, settings.max_pixels, first.batch_size),
+    )
+    for index, pool in enumerate(plan.pools):
+        work = StageWork(storage.absolute(config.bundle), index, pool, config.inference)
+        rows = rows.map_batches(
+            StageActor,
+            fn_constructor_args=(work, ledger),
+            batch_size=pool.batch_size,
+            batch_format="pyarrow",
+            **pool_options(pool, CALLS_IN_FLIGHT),
+        )
+    return rows
+
+
+def _manifest_rows(folder: str, batch_size: int) -> Dataset:
+    """The manifest, cut into blocks of one batch, so that reading and decoding runs in many tasks."""
+    file_system, _ = storage.resolve(folder)
+    files = [storage.resolve(uri)[1] for uri in manifest_files(folder)]
+    rows = ray.data.read_parquet(files, filesystem=file_system, num_cpus=SMALL_TASK_CPUS)
+    return rows.repartition(target_num_rows_per_block=batch_size)
+
+
+def checkpointing(folder: RunFolder) -> CheckpointConfig:
+    """Ray Data's own resume: ids of written rows are kept beside the labels, and dropped before any download."""
+    file_system, path = storage.resolve(folder.finished_ids)
+    return CheckpointConfig(
+        id_column="image_id", checkpoint_path=path, override_filesystem=file_system, delete_checkpoint_on_success=False
+    )

@@ -1,0 +1,68 @@
+"""What ``jobs.label`` can be told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from anchornet.data.manifest import InputSettings
+from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetSettings:
+    """The one number. Exactly one of the two sizes must be given."""
+
+    total_gflops: float | None = None
+    """GFLOPs (multiply-adds / 1e9) for the whole job."""
+    gflops_per_image: float | None = None
+    """The same, divided by the number of images in the manifest."""
+    mode: Literal["hard", "fixed"] = "hard"
+    """``hard``: never exceeded, the policy moves as the job runs. ``fixed``: one policy, reproducible labels, the spend
+    is only expected."""
+
+    def __post_init__(self) -> None:
+        """Refuse a missing, doubled or non-positive budget."""
+        given = [v for v in (self.total_gflops, self.gflops_per_image) if v is not None]
+        require(
+            len(given) == 1,
+            f"give exactly one of budget.total_gflops and budget.gflops_per_image, got "
+            f"{self.total_gflops} and {self.gflops_per_image}; set the other one to null",
+        )
+        require(0 < given[0] < math.inf, f"the budget must be a number > 0 of GFLOPs, got {given[0]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """``jobs.label``: labels for a folder of images under a compute budget."""
+
+    run: RunSettings
+    bundle: str
+    """Calibrated bundle, folder or ``s3://``."""
+    input: InputSettings
+    budget: BudgetSettings
+    pools: tuple[PoolSettings, ...] = ()
+    """One pool of actors per stage of the bundle's cascade, in order; empty: the defaults for each."""
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    rows_per_file: int = 4096
+    """Rows that a Parquet file of labels should have at least (the last ones have fewer). What is not written yet is
+    computed again after a crash, so fewer rows lose less."""
+    dry_run: bool = False
+    """Sample some images, print what the job would cost, and stop. The same as ``--dry-run``."""
+    max_failed_fraction: float = 1.0
+    """Exit code 1 when more than this fraction of the images is unreadable or failed."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        fraction = self.max_failed_fraction
+        require(0 <= fraction <= 1, f"max_failed_fraction must be in [0, 1], got {fraction}")
+
+    def pools_for(self, num_stages: int) -> tuple[PoolSettings, ...]:
+        """A pool for each stage. Raises ValueError when the configuration names another number of them."""
+        require(
+            len(self.pools) in (0, num_stages),
+            f"pools has {len(self.pools)} entries, the bundle's cascade has {num_stages} stages; give one for each, or none",
+        )
+        return self.pools or (PoolSettings(),) * num_stages

@@ -1,0 +1,45 @@
+"""What ``jobs.calibrate`` and ``jobs.evaluate`` can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from anchornet.data.listing import DatasetSettings
+from anchornet.systems.anchornet.settings import AnchorNetSettings
+from anchornet.systems.registry import SystemSettings
+from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """``jobs.calibrate``: exit table and frontier into the bundle."""
+
+    run: RunSettings
+    bundle: str
+    """Bundle folder; made from ``models`` when those are given."""
+    data: DatasetSettings
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Trained networks by role, each the run folder of a train job or the model folder in it; empty when the bundle exists
+    already."""
+    system: SystemSettings = field(default_factory=AnchorNetSettings)
+    """How the networks are put together; used when the bundle is made from ``models``."""
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """``jobs.evaluate``: accuracy and GFLOPs of every exit, the frontier, and three references on a labelled set."""
+
+    run: RunSettings
+    bundle: str
+    data: DatasetSettings
+    full: str | None = None
+    """Run folder of an ordinary classifier on whole images (recipe ``classifier``); None leaves that reference out."""
+    gflops_per_image: tuple[float, ...] = ()
+    """Budgets to evaluate along the frontier; empty: seven, evenly spaced over its useful range."""
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)

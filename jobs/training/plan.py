@@ -1,0 +1,70 @@
+"""One training run before it starts: what it teaches, what it was started for, where everything lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anchornet.files import config, storage
+from anchornet.models.training_settings import TrainingSettings
+from anchornet.systems.registry import RecipeSettings, recipe_code
+from jobs.settings.train import TrainConfig
+from jobs.shell.run_folder import model_in
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """One training run, as every worker is told it."""
+
+    config: TrainConfig
+    classes: tuple[str, ...] = ()
+    """Class names; empty takes them from the training data."""
+    num_images: int = 0
+    """Training and validation images, for the share that cannot be read."""
+    shuffle_buffer: int = 0
+    """Images shuffled within a worker; 0 when the data comes fully shuffled."""
+
+    @property
+    def recipe(self) -> RecipeSettings:
+        """What is taught."""
+        return self.config.recipe
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """Epochs, rates and the rest."""
+        return self.config.recipe.training
+
+
+def plan_training(cfg: TrainConfig) -> TrainPlan:
+    """The plan of a run, with every path as workers understand it: Ray Train gives each a working directory of its own.
+
+    Raises ValueError when the networks that the recipe needs do not fit together.
+    """
+    networks = {name: getattr(cfg.recipe, name) for name in cfg.recipe.folders}
+    folders = {name: storage.absolute(model_in(uri)) for name, uri in networks.items() if uri is not None}
+    cfg = replace(
+        cfg,
+        run=replace(cfg.run, folder=storage.absolute(cfg.run.folder)),
+        data=replace(cfg.data, path=storage.absolute(cfg.data.path)),
+        init=replace(cfg.init, model=_absolute_or_none(cfg.init.model), weights=_absolute_or_none(cfg.init.weights)),
+        recipe=replace(cfg.recipe, **folders),
+    )
+    classes = recipe_code(cfg.recipe).check_recipe(cfg.recipe, cfg.crop.size)
+    return TrainPlan(config=cfg, classes=classes or ())
+
+
+def _absolute_or_none(uri: str | None) -> str | None:
+    return None if uri is None else storage.absolute(uri)
+
+
+def identity(plan: TrainPlan) -> dict[str, Any]:
+    """What makes a run this run: everything that decides its result but the number of epochs."""
+    cfg = plan.config
+    sections = {name: config.to_dict(getattr(cfg, name)) for name in ("data", "crop", "init", "recipe")}
+    del sections["recipe"]["training"]["epochs"]
+    return {**sections, "seed": cfg.run.seed, "classes": list(plan.classes)}
+
+
+def too_many_unreadable(plan: TrainPlan, unreadable: int) -> bool:
+    """True when more images than the configuration allows could not be used."""
+    return unreadable > plan.config.max_unreadable_fraction * plan.num_images
