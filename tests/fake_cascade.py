@@ -38,12 +38,14 @@ class FakeCascade(Cascade[FakeState]):
         self.num_boxes = 1
         self.dynamic = dynamic
         self.rows_run = [0] * len(MACS)
+        self.calls = [0] * len(MACS)
 
     def start(self, images_NHW3: np.ndarray) -> FakeState:
         return FakeState(images_NHW3, np.zeros((len(images_NHW3), 3), np.float32))
 
     def advance(self, state: FakeState, exit_index: int) -> tuple[Step, FakeState]:
         self.rows_run[exit_index] += len(state)
+        self.calls[exit_index] += 1
         pixels = state.images.reshape(len(state), 12).astype(np.float32)
         mixed = np.sin(pixels[:, :3] * 0.37 + pixels[:, 3:6] * (exit_index + 1) * 0.11) * (exit_index + 1)
         logits = state.logits + mixed.astype(np.float32)

@@ -92,6 +92,29 @@ def test_a_short_allowance_goes_to_the_least_certain() -> None:
     assert set(np.flatnonzero(result.exit == 1)) == set(np.argsort(first, kind="stable")[:10])
 
 
+def test_what_cheap_rows_leave_over_pays_for_others() -> None:
+    """Costs differ per image: a batch is run in pieces when the money does not cover its dearest case."""
+    images = fake_images(64)
+    images[:, 0, 0, 0] = 31  # an eighth of the dense cost each
+    cascade, allowance = FakeCascade(dynamic=True), 64 * MACS[0] // 4
+    result = run_cascade(cascade, images, thresholds(64, 0, 0, 0), allowance)
+    assert (result.exit == 0).all()
+    assert result.macs.sum() <= allowance < 64 * MACS[0]
+    assert cascade.calls[0] > 1
+
+
+@given(st.integers(0, 3000), st.integers(0, 100))
+@settings(max_examples=40, deadline=None)
+def test_pieces_go_on_in_the_order_of_the_batch(allowance: int, seed: int) -> None:
+    """A row that was computed in a later piece has the answer it has alone."""
+    images, limits = fake_images(30, seed), thresholds(30, 0.8, 0.7, 0.9)
+    result = run_cascade(FakeCascade(dynamic=True), images, limits, allowance)
+    exits = run_all_exits(FakeCascade(dynamic=True), images)
+    known = np.flatnonzero(result.exit != NO_EXIT)
+    np.testing.assert_array_equal(result.label_id[known], exits.prediction_NK[known, result.exit[known]])
+    np.testing.assert_array_equal(result.macs[known], exits.cost_NK[known, result.exit[known]])
+
+
 def test_equal_logits_take_the_lowest_class() -> None:
     score, label = confidence(torch.tensor([[1.0, 2.0, 2.0], [3.0, 3.0, 3.0]]))
     assert label.tolist() == [1, 0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -94,3 +95,83 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"must be a mapping|not valid YAML"):
         load_config(Outer, write(tmp_path, text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle:
+    kind: Literal["circle"]
+    radius: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    kind: Literal["square"]
+    side: float
+    names: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shape: Circle | Square
+    other: Circle | Square = field(default_factory=lambda: Square(kind="square", side=2.0))
+    pens: tuple[Circle, ...] = ()
+
+
+class TestKinds:
+    """Unions of sections that are told apart by ``kind``."""
+
+    def test_the_kind_chooses_the_class(self) -> None:
+        drawing = load_config(Drawing, overrides=["shape.kind=square", "shape.side=3"])
+        assert drawing.shape == Square(kind="square", side=3.0)
+
+    def test_a_default_gives_the_kind_where_none_is_named(self) -> None:
+        drawing = load_config(Drawing, overrides=["shape.kind=circle", "other.side=5"])
+        assert drawing.other == Square(kind="square", side=5.0)
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["shape.radius=2"], r"shape\.kind is required; set it to one of circle, square"),
+            (["shape.kind=sqare"], r"shape\.kind must be one of circle, square, got 'sqare'; did you mean 'square'"),
+            (["shape.kind=square"], r"shape\.side is required"),
+            (["shape.kind=circle", "shape.side=2"], r"unknown key 'side' at section 'shape'"),
+            (["shape=3"], r"shape must be a section with a kind \(circle, square\), got 3"),
+            (["shape.kind=square", "shape.side=1", "shape.names.a=x"], r"shape\.names\.a must be int, got 'x'"),
+            (["shape.kind=square", "shape.side=1", "shape.names=4"], r"shape\.names must be a section, got 4"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, overrides: list[str], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            load_config(Drawing, overrides=overrides)
+
+    def test_keys_of_ones_own(self) -> None:
+        values = ["shape.kind=square", "shape.side=1", "shape.names.a=1", "shape.names.b=2", "shape.notes.x=[1, two]"]
+        shape = load_config(Drawing, overrides=values).shape
+        assert isinstance(shape, Square)
+        assert (shape.names, shape.notes) == ({"a": 1, "b": 2}, {"x": [1, "two"]})
+
+    def test_plain_values_come_back(self) -> None:
+        drawing = load_config(Drawing, overrides=["shape.kind=circle", "pens.0.kind=circle"])
+        assert from_dict(Drawing, to_dict(drawing), "here") == drawing
+
+
+class TestLists:
+    """Sections in a list, by position."""
+
+    def test_positions_name_entries(self, tmp_path: Path) -> None:
+        (tmp_path / "c.yaml").write_text("shape: {kind: circle}\npens:\n  - {kind: circle}\n  - {kind: circle}\n")
+        drawing = load_config(Drawing, str(tmp_path / "c.yaml"), ["pens.1.radius=7", "pens.2.kind=circle"])
+        assert [pen.radius for pen in drawing.pens] == [1.0, 7.0, 1.0]
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["pens.1.kind=circle"], "1 must be a position in a list of 0, at most one past it"),
+            (["pens.0.kind=circle", "pens.first.radius=1"], "pens is a value, not a section"),
+            (["shape.kind=circle", "shape.0.x=1"], "shape is not a list"),
+        ],
+    )
+    def test_positions_that_are_not_there(self, overrides: list[str], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            load_config(Drawing, overrides=overrides)

@@ -1,0 +1,95 @@
+"""What a row carries between stages: exact whatever the slicing, no Python object per row, nothing for rows that left."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anchornet.cascade import rows as records
+from anchornet.cascade.rows import Layout, read_carried, with_carried
+from anchornet.cascade.standing import Standing
+
+LAYOUT: Layout = {
+    "image": (np.dtype(np.uint8), (3, 3, 3)),
+    "logits": (np.dtype(np.float32), (5,)),
+    "flag": (np.dtype(np.bool_), ()),
+}
+
+
+def arrays(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {
+        "image": generator.integers(0, 256, (count, 3, 3, 3), dtype=np.uint8),
+        "logits": generator.standard_normal((count, 5)).astype(np.float32),
+        "flag": generator.random(count) < 0.5,
+    }
+
+
+@given(st.lists(st.booleans(), max_size=40), st.lists(st.integers(0, 40), max_size=4))
+def test_survivors_come_back_whatever_the_cuts(wants: list[bool], cuts: list[int]) -> None:
+    rows = np.flatnonzero(wants)
+    carried = arrays(len(rows))
+    table = with_carried(pa.table({"image_id": np.arange(len(wants))}), rows, carried, LAYOUT)
+    edges = [0, *sorted(min(cut, len(wants)) for cut in cuts), len(wants)]
+    pieces = [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
+    back = pa.concat_tables(pieces)
+    assert records.wanting_rows(back).tolist() == rows.tolist()
+    for name, array in read_carried(back, LAYOUT).items():
+        np.testing.assert_array_equal(array, carried[name])
+        assert array.flags.writeable
+    some = [read_carried(piece, LAYOUT)["logits"] for piece in pieces]
+    np.testing.assert_array_equal(np.concatenate(some), carried["logits"])
+
+
+def test_rows_that_left_take_no_memory() -> None:
+    table = pa.table({"image_id": np.arange(1000)})
+    few = with_carried(table, np.arange(3), arrays(3), LAYOUT)["carry_image"]
+    assert sum(len(chunk.buffers()[2]) for chunk in few.chunks) == 3 * 27
+
+
+def test_carrying_something_else_replaces_what_was_carried() -> None:
+    table = with_carried(pa.table({"image_id": np.arange(4)}), np.arange(4), arrays(4), LAYOUT)
+    other: Layout = {"cells": (np.dtype(np.float32), (2,))}
+    table = with_carried(table, np.array([2]), {"cells": np.ones((1, 2), np.float32)}, other)
+    assert table.column_names == ["image_id", "wants_next", "carry_cells"]
+    assert records.without_carried(table).column_names == ["image_id"]
+
+
+def test_an_array_of_another_shape_is_a_bug() -> None:
+    table = pa.table({"image_id": np.arange(2)})
+    with pytest.raises(AssertionError, match="logits"):
+        with_carried(table, np.arange(2), {**arrays(2), "logits": np.zeros((2, 4), np.float32)}, LAYOUT)
+
+
+@pytest.mark.parametrize("num_boxes", [0, 3])
+def test_a_standing_comes_back(num_boxes: int) -> None:
+    generator = np.random.default_rng(1)
+    standing = Standing(
+        label_id=np.arange(5, dtype=np.int32),
+        score=generator.random(5).astype(np.float32),
+        exit=np.array([-1, 0, 1, 2, 0], np.int16),
+        macs=generator.integers(0, 1 << 40, 5),
+        boxes=generator.integers(-1, 100, (5, num_boxes, 3)).astype(np.int16),
+    )
+    table = records.with_standing(pa.table({"image_id": np.arange(5)}), standing)
+    back = records.read_standing(pa.concat_tables([table.slice(0, 2), table.slice(2)]), num_boxes)
+    for name in Standing.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(back, name), getattr(standing, name))
+
+
+def test_before_the_first_stage_every_standing_is_fresh() -> None:
+    assert records.read_standing(pa.table({"image_id": np.arange(3)}), 2).exit.tolist() == [-1, -1, -1]
+
+
+def test_unreadable_images_want_no_stage() -> None:
+    image = np.full((2, 2, 3), 7, np.uint8)
+    table = records.work_table(
+        np.arange(3), ["a", "b", "c"], [image, None, image], ["ok", "unreadable", "ok"], [None, "x", None], 2
+    )
+    assert records.wanting_rows(table).tolist() == [0, 2]
+    assert read_carried(table, records.image_layout(2))["image"].shape == (2, 2, 2, 3)
