@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.policy import hash_fraction
@@ -97,6 +96,8 @@ def _fit(confidence_NK: NDArray[np.float32], correct_NK: NDArray[np.bool_]) -> C
 
 def _curve(confidence_N: NDArray[np.float32], correct_N: NDArray[np.bool_]) -> ExitCurve:
     """One point per level of the isotonic fit: its mean score, and its smoothed share of right answers."""
+    from scipy.optimize import isotonic_regression  # here: those who only apply a calibration need no scipy
+
     order = np.argsort(confidence_N, kind="stable")
     score = confidence_N[order].astype(np.float64)
     # Equal scores must share a level, whatever the order of their labels.

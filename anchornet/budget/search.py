@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
 
 NUM_BINS = 256
 _SMOOTHING = np.array([1.0, 2.0, 3.0, 2.0, 1.0]) / 9.0
@@ -221,6 +220,8 @@ def concave_fit(cost_P: np.ndarray, accuracy_P: np.ndarray) -> np.ndarray:
     A frontier is concave, since policies can be mixed. An upper hull would be concave too, but through the luckiest points;
     this goes through the middle of them. cost_P (P,) increasing; the first point is exact and weighs ten times.
     """
+    from scipy.optimize import nnls  # here: those who only follow a frontier need no scipy
+
     if len(cost_P) < 3:
         return accuracy_P
     x = (cost_P - cost_P[0]) / (cost_P[-1] - cost_P[0])

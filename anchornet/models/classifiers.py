@@ -11,7 +11,6 @@ import importlib
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from anchornet.models.macs import evaluation_mode
@@ -25,6 +24,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def names() -> list[str]:
     """Names of the torchvision classification networks that build_classifier knows, sorted."""
+    import torchvision  # here, as in build_classifier: importing it takes longer than torch, and most processes need it not
+
     return sorted(torchvision.models.list_models(module=torchvision.models))
 
 
@@ -44,6 +45,8 @@ def build_classifier(name: str, num_classes: int) -> nn.Module:
     if name not in names():
         near = _nearest(name, names())
         raise ValueError(f"unknown classifier {name!r}{near}; give a torchvision name or module:function")
+    import torchvision
+
     options = _OPTIONS.get(name, {})
     module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     return module

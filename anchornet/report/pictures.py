@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from anchornet.budget.frontier import Frontier
 from anchornet.units import GIGA
@@ -19,6 +17,9 @@ def frontier_picture(frontier: Frontier, chosen_gflops: float | None = None) -> 
 
     chosen_gflops: the budget per image to mark; beyond the useful maximum the mark is at the maximum.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: most jobs import this module and draw nothing
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, 6.4 if frontier.labelled else 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2 if frontier.labelled else 1, 1, sharex=True, squeeze=False)[:, 0]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import ray.data
 from ray.actor import ActorHandle
-from ray.data import DataContext, Dataset
+from ray.data import DataContext, Dataset, TaskPoolStrategy
 from ray.data.checkpoint import CheckpointConfig
 
 from anchornet.data.manifest import manifest_files
 from anchornet.data.reading import ReadAndDecode, decode_memory_bytes
 from anchornet.files import storage
+from jobs.data.manifest_rows import ManifestRows
 from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
 from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan
 from jobs.labelling.progress import progress_lines
@@ -45,6 +48,8 @@ def pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> Datas
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=settings.decode_cpus,
+        # On a single machine no more at once than it has cores, though its logical CPUs may be more: each is a process.
+        compute=TaskPoolStrategy(size=os.cpu_count() if config.cluster.is_local else None),
         # Declared for its own sake, and because tasks with the same resources as the actors after them would be fused
         # into those: images would then be decoded by the processes that hold the GPUs.
         memory=decode_memory_bytes(plan.preprocessing, settings.max_pixels, first.batch_size),
@@ -63,9 +68,7 @@ def pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> Datas
 
 def _manifest_rows(folder: str, batch_size: int) -> Dataset:
     """The manifest, cut into blocks of one batch, so that reading and decoding runs in many tasks."""
-    file_system, _ = storage.resolve(folder)
-    files = [storage.resolve(uri)[1] for uri in manifest_files(folder)]
-    rows = ray.data.read_parquet(files, filesystem=file_system, num_cpus=SMALL_TASK_CPUS)
+    rows = ray.data.read_datasource(ManifestRows(manifest_files(folder)), num_cpus=SMALL_TASK_CPUS)
     return rows.repartition(target_num_rows_per_block=batch_size)
 
 

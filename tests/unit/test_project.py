@@ -54,6 +54,14 @@ def test_processes_that_only_read_images_do_not_load_torch(module: str) -> None:
     _assert_not_loaded("torch", [module])
 
 
+@pytest.mark.parametrize("package", ["matplotlib", "torchvision", "scipy"])
+def test_a_job_loads_no_library_before_it_needs_it(package: str) -> None:
+    # Torchvision takes longer than torch; each process of a job would pay for it.
+    _assert_not_loaded(
+        package, [f"jobs.{path.stem}" for path in (ROOT / "jobs").glob("*.py") if "demo" not in path.stem]
+    )
+
+
 def _assert_not_loaded(package: str, modules: list[str]) -> None:
     program = (
         f"import importlib, sys; [importlib.import_module(m) for m in {modules!r}]; print({package!r} in sys.modules)"
