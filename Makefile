@@ -1,8 +1,10 @@
 # Everything runs from .venv in this folder, which each target makes or brings up to date by itself.
 #   make test PYTEST_ARGS="-k ledger"       a part of the tests
+#   make demo DEMO_ARGS="--seed 1 --folder runs/demo-1"
 #   make setup PYTHON=/path/to/python3.12   another Python
 PYTHON ?= $(shell python3.11 -c '' >/dev/null 2>&1 && echo python3.11 || echo python3)
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 RUN := .venv/bin/python
 STAMP := .venv/.installed
 VERSION_OK := import sys; sys.exit(sys.version_info < (3, 11))
@@ -17,7 +19,7 @@ help:  ## this list
 setup: $(STAMP)  ## install the package and its tools into .venv (the first time: some minutes, 6 GB)
 
 demo: $(STAMP)  ## generate images, train, calibrate, label at three budgets, print the table
-	$(RUN) -m jobs.demo
+	$(RUN) -m jobs.demo $(DEMO_ARGS)
 
 test: $(STAMP)  ## every tier of the tests that this machine can run
 	$(RUN) -m pytest $(PYTEST_ARGS)

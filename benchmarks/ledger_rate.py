@@ -24,7 +24,8 @@ from anchornet.files import storage
 from anchornet.ledger.ledger import Ledger, LedgerPlan, MemoryMark
 from jobs.labelling.ledger_actor import start_ledger
 from jobs.settings.common import ClusterSettings
-from jobs.shell.session import provenance, ray_session
+from jobs.shell.provenance import provenance
+from jobs.shell.ray_session import ray_session
 
 EXITS = ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
 EXIT_MACS = (60_538_544, *[752_746_496] * 5)
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     print(json.dumps({"provenance": provenance()}))
     rates = {"alone": rate_alone(options.rows, options.seconds)}
-    with ray_session(ClusterSettings()), tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ray_session(ClusterSettings(), temporary):
         mark = storage.join(options.folder or temporary, f"ledger-{uuid.uuid4().hex}.json")
         rates[f"ray actor, {options.callers} callers"] = rate_on_ray(
             options.rows, options.seconds, options.callers, mark

@@ -25,8 +25,11 @@ from anchornet.report.pictures import frontier_picture
 from jobs.data.dataset import labelled_images
 from jobs.scoring.exits import CASCADE, ExitWork, check_pool, collect, exit_names
 from jobs.settings.scoring import CalibrateConfig
+from jobs.shell.job import run_job
+from jobs.shell.progress import progress
+from jobs.shell.provenance import save_provenance
+from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder, model_in
-from jobs.shell.session import ray_session, run_job, save_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(config: CalibrateConfig) -> int:
     """List, assemble, collect, fit, write."""
-    found = list_images(config.data, _classes(config), seed=config.run.seed)  # before a calibrated bundle is replaced
+    with progress(f"listing {config.data.path}"):  # before a calibrated bundle is replaced
+        found = list_images(config.data, _classes(config), seed=config.run.seed)
     if config.models:
         assemble_bundle(config.bundle, _model_folders(config), config.system)
     bundle = load_bundle(config.bundle)
     work = ExitWork(bundle=storage.absolute(config.bundle), pool=config.pool, inference=config.inference)
     names = exit_names(work)  # builds the cascade: what cannot be met is refused before anything is started
-    with ray_session(config.cluster):
+    with ray_session(config.cluster, config.run.folder):
         check_pool(config.pool, config.cluster)
         save_provenance(config)
         table = collect(labelled_images(found, bundle.preprocessing), work, names)[CASCADE]
@@ -83,6 +87,7 @@ def summarise(frontier: Frontier, table: ExitTable) -> dict[str, Any]:
         "maximum_gflops": frontier.maximum_gflops,
         "spend_error_fraction": frontier.spend_error,
         "budgets": scores.promise_rows(frontier, budgets),
+        "single_point": scores.single_point(frontier),
         "exits": scores.exit_rows(table),
         "calibration_error": calibration_errors(table),
     }
@@ -97,7 +102,8 @@ def render(report: dict[str, Any]) -> str:
         "leaving": "leaving at",
     }
     head = f"{report['num_images']:,} images; spend of a fixed policy is known to {100 * report['spend_error_fraction']:.1f} %"
-    return f"{head}\n\n{scores.markdown(report['budgets'], columns)}\n"
+    parts = [head, scores.markdown(report["budgets"], columns), *filter(None, [report["single_point"]])]
+    return "\n\n".join(parts) + "\n"
 
 
 def _warn_of_unreadable(listed: int, used: int) -> None:

@@ -21,8 +21,11 @@ from anchornet.report import scores
 from jobs.data.dataset import labelled_images
 from jobs.scoring.exits import CASCADE, ExitWork, check_pool, collect, exit_names
 from jobs.settings.scoring import EvaluateConfig
+from jobs.shell.job import run_job
+from jobs.shell.progress import progress
+from jobs.shell.provenance import save_provenance
+from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder, model_in
-from jobs.shell.session import ray_session, run_job, save_provenance
 
 NUM_BUDGETS = 7
 SCORES = {"accuracy": "accuracy", "accuracy_standard_error": "standard error", "gflops": "GFLOPs per image"}
@@ -39,9 +42,10 @@ def execute(config: EvaluateConfig) -> int:
     if bundle.frontier is None:
         raise ValueError(f"bundle {config.bundle} has no frontier; run python -m jobs.calibrate first")
     work = _work(config)
-    found = list_images(config.data, bundle.classes, seed=config.run.seed)
+    with progress(f"listing {config.data.path}"):
+        found = list_images(config.data, bundle.classes, seed=config.run.seed)
     names = exit_names(work)
-    with ray_session(config.cluster):
+    with ray_session(config.cluster, config.run.folder):
         check_pool(config.pool, config.cluster)
         save_provenance(config)
         tables = collect(labelled_images(found, bundle.preprocessing), work, names)
@@ -51,6 +55,7 @@ def execute(config: EvaluateConfig) -> int:
         "num_unreadable": found.num_images - len(tables[CASCADE].image_id),
         "exits": scores.exit_rows(tables[CASCADE]),
         "frontier": scores.frontier_rows(bundle.frontier, tables[CASCADE], budgets),
+        "single_point": scores.single_point(bundle.frontier),
         "references": reference_rows(tables, {each.name: each.exits for each in bundle.references()}),
     }
     folder, text = RunFolder(config.run.folder), render(report)
@@ -99,6 +104,7 @@ def render(report: dict[str, Any]) -> str:
     parts = [f"{report['num_images']} images"]
     if report["num_unreadable"]:
         parts[0] += f", {report['num_unreadable']} more could not be read"
+    parts += filter(None, [report["single_point"]])
     for heading, rows, columns in headed:
         if rows:
             parts += [heading, scores.markdown(rows, columns)]

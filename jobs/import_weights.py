@@ -17,7 +17,7 @@ from anchornet.bundle import check_roles, save_bundle
 from anchornet.files import storage
 from anchornet.systems.registry import system_of
 from jobs.settings.import_weights import ImportConfig
-from jobs.shell.session import run_job
+from jobs.shell.job import run_job
 
 
 def main(argv: Sequence[str] | None = None) -> int:

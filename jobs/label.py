@@ -25,8 +25,11 @@ from jobs.labelling.plan import LabelPlan, check_resources, plan_label
 from jobs.labelling.report import exit_code, make_report, render
 from jobs.labelling.resume import drop_doubtful_commits, identity
 from jobs.settings.label import LabelConfig
+from jobs.shell.job import run_job
+from jobs.shell.progress import progress
+from jobs.shell.provenance import save_provenance
+from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder
-from jobs.shell.session import ray_session, run_job, save_provenance
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(config: LabelConfig) -> int:
     """Plan, run the pipeline, report."""
     bundle, folder = load_bundle(config.bundle), RunFolder(config.run.folder)
-    num_images = open_manifest(folder.manifest, config.input, config.run.seed)
+    with progress(f"listing {config.input.path}"):
+        num_images = open_manifest(folder.manifest, config.input, config.run.seed)
     plan = plan_label(config, bundle, num_images)
     sys.stderr.write(plan.summary() + "\n")
-    with ray_session(config.cluster):
+    with ray_session(config.cluster, config.run.folder):
         resources = ray.cluster_resources()
         check_resources(config, plan.pools, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
         if config.dry_run:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.settings.train import TrainConfig
-from jobs.shell.session import run_job
+from jobs.shell.job import run_job
 from jobs.training.driver import run_training
 from jobs.training.plan import plan_training
 

@@ -20,8 +20,11 @@ class TrainingSettings:
     learning_rate: float = 0.1
     """Highest learning rate, the one that ``schedule`` starts from."""
     momentum: float = 0.9
+    """Of SGD."""
     nesterov: bool = True
+    """Nesterov's form of momentum."""
     weight_decay: float = 1e-4
+    """L2, on every parameter."""
     schedule: Literal["step", "cosine"] = "step"
     """``step``: times ``gamma`` at each of ``milestones``; ``cosine``: half a cosine down to 0. Set once per epoch."""
     milestones: tuple[int, ...] = (30, 60, 90)
@@ -64,7 +67,9 @@ class FineTuning(TrainingSettings):
     epochs: int = 30
     learning_rate: float = 0.01
     nesterov: bool = False
+    """Nesterov's form of momentum."""
     schedule: Literal["step", "cosine"] = "cosine"
+    """``step``: times ``gamma`` at each of ``milestones``; ``cosine``: half a cosine down to 0. Set once per epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier, first_exit
-from anchornet.units import GIGA
+from anchornet.units import GIGA, gflops_text
 
 Row = dict[str, Any]
 
@@ -51,9 +51,24 @@ def promise_rows(frontier: Frontier, gflops: Sequence[float]) -> list[Row]:
 
 
 def spread(frontier: Frontier, num_budgets: int) -> tuple[float, ...]:
-    """``num_budgets`` budgets evenly spaced over the useful range of the frontier, in GFLOPs per image."""
+    """``num_budgets`` budgets evenly spaced over the useful range of the frontier, in GFLOPs per image; of a single point
+    there is but one budget."""
+    if len(frontier.points) == 1:
+        return (frontier.minimum_gflops,)
     budgets = np.linspace(frontier.minimum_gflops, frontier.maximum_gflops, num_budgets)
     return tuple(float(budget) for budget in budgets)
+
+
+def single_point(frontier: Frontier) -> str | None:
+    """A sentence about a frontier of a single point; None for any other."""
+    if len(frontier.points) > 1:
+        return None
+    [point] = frontier.points
+    name = frontier.exits[int(np.argmax(point.exit_fractions))]
+    return (
+        f"The frontier is a single point, {gflops_text(frontier.minimum_gflops)} GFLOPs per image: on the calibration images "
+        f"no later exit was worth its cost, so every image leaves at {name}, and a larger budget buys nothing."
+    )
 
 
 def cheapest_as_good(rows: Sequence[Row], accuracy: float) -> Row | None:
@@ -63,7 +78,8 @@ def cheapest_as_good(rows: Sequence[Row], accuracy: float) -> Row | None:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """A table of ``rows``; columns: key -> heading. Fractions named ``accuracy`` are shown in percent."""
+    """A table of ``rows``; columns: key -> heading. Fractions named ``accuracy`` are shown in percent, ``gflops`` as people
+    read and type them."""
     lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(_cell(key, row.get(key)) for key in columns) + " |" for row in rows]
     return "\n".join(lines)
@@ -83,4 +99,6 @@ def _cell(key: str, value: Any) -> str:
         return ""
     if "accuracy" in key:
         return f"{100 * value:.1f} %"
+    if "gflops" in key:
+        return gflops_text(value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)

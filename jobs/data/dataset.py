@@ -1,7 +1,7 @@
 """Labelled images as a Ray Dataset, from class folders or from Parquet, local or ``s3://``.
 
 The driver lists (names and labels only); tasks read the bytes, decode and shape them. A file that cannot be used never
-vanishes: ``labelled_images`` keeps it as a row with its reason, training reports it to an ``UnreadableTally``.
+vanishes: ``labelled_images`` keeps it as a row with its reason, training reports it to a ``TrainingTally``.
 """
 
 from __future__ import annotations
@@ -74,11 +74,13 @@ def validation_images(found: Listing, preprocessing: Preprocessing, tally: Any) 
 
 
 @ray.remote(num_cpus=0)
-class UnreadableTally:
-    """Reasons of the images that training left out, one per image however often it was tried."""
+class TrainingTally:
+    """What the processes of a training tell the driver: the reasons of images left out, one per image however often it
+    was tried, and the step that is being computed."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
+        self._told = ""
 
     def add(self, reasons: dict[str, str]) -> None:
         """Add {uri: reason}."""
@@ -87,6 +89,14 @@ class UnreadableTally:
     def reasons(self) -> dict[str, str]:
         """All of them so far."""
         return self._reasons
+
+    def tell(self, where: str) -> None:
+        """Remember where the training is."""
+        self._told = where
+
+    def told(self) -> str:
+        """What was told last; empty before."""
+        return self._told
 
 
 def _blocks(found: Listing) -> ray.data.Dataset:

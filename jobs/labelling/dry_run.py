@@ -27,8 +27,8 @@ from jobs.labelling.ledger_actor import start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan
 from jobs.settings.label import LabelConfig
+from jobs.shell.provenance import save_provenance
 from jobs.shell.run_folder import RunFolder
-from jobs.shell.session import save_provenance
 
 SAMPLE_IMAGES = 384
 DECODE_SAMPLE = 32

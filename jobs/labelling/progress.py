@@ -1,11 +1,9 @@
-"""Progress lines while a label job runs, from the ledger's counts."""
+"""Progress lines of a label job, from the ledger's counts."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,40 +11,61 @@ import ray
 from ray.actor import ActorHandle
 
 from anchornet.units import GIGA
+from jobs.shell.progress import INTERVAL_S, progress
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_S = 5.0
+ANSWER_S = 3.0
+"""How long a line waits for the ledger's counts; later it says the last ones again."""
 
 
 @contextlib.contextmanager
-def progress_lines(ledger: ActorHandle, exit_names: Sequence[str], interval_s: float = INTERVAL_S) -> Iterator[None]:
+def progress_lines(
+    ledger: ActorHandle[Any], exit_names: Sequence[str], interval_s: float = INTERVAL_S
+) -> Iterator[None]:
     """Log a line every ``interval_s`` seconds while the body runs."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_report, args=(ledger, exit_names, interval_s, stop), daemon=True)
-    thread.start()
-    try:
+    with progress(LedgerWatch(ledger, exit_names).line, interval_s):
         yield
-    finally:
-        stop.set()
-        thread.join(timeout=interval_s)
 
 
-def _report(ledger: ActorHandle, exit_names: Sequence[str], interval_s: float, stop: threading.Event) -> None:
-    started = time.perf_counter()
-    while not stop.wait(interval_s):
+class LedgerWatch:
+    """What the ledger last said of the job."""
+
+    def __init__(self, ledger: ActorHandle[Any], exit_names: Sequence[str]) -> None:
+        self._ledger = ledger
+        self._exit_names = exit_names
+        self._state: dict[str, Any] | None = None
+
+    def line(self, elapsed_s: float) -> str:
+        """What to say now. A ledger that has answered before and is dead now gets a warning; Ray restarts it."""
         try:
-            state = ray.get(ledger.report.remote(), timeout=interval_s)
-        except ray.exceptions.RayError as error:
-            logger.warning("the ledger does not answer (%s); Ray restarts it", type(error).__name__)
-            continue
-        logger.info(progress_line(state, exit_names, time.perf_counter() - started))
+            self._state = ray.get(self._ledger.report.remote(), timeout=ANSWER_S)
+        except ray.exceptions.RayActorError as error:
+            # Until it has answered once it is only starting; how that may fail is said by those who lease from it.
+            if self._state is not None:
+                logger.warning(
+                    "the ledger has died (%s); Ray restarts it, and its mark keeps the budget", type(error).__name__
+                )
+        except ray.exceptions.GetTimeoutError:
+            pass  # it starts, or it is busy: the last counts are still true
+        return progress_line(self._state, self._exit_names, elapsed_s)
 
 
-def progress_line(state: dict[str, Any], exit_names: Sequence[str], elapsed_s: float) -> str:
-    """Images labelled so far, where they left, the spend, and images per second since the start."""
+def progress_line(state: dict[str, Any] | None, exit_names: Sequence[str], elapsed_s: float) -> str:
+    """Images labelled so far, where they left, the spend, and images per second since the start.
+
+    Before the first label it says what the job is waiting for. state: the ledger's report; None before it ever answered.
+    """
+    if state is None:
+        return (
+            f"nothing labelled yet, {elapsed_s:.0f} s: Ray starts the processes that keep the budget, decode and label"
+        )
     counts = state["exits_realised"]
     labelled = sum(counts)
+    if not labelled and not state["spent_macs"]:
+        return (
+            f"nothing labelled yet, {elapsed_s:.0f} s: the first batch is being read, or its networks are being loaded"
+        )
     exits = " ".join(f"{name} {count}" for name, count in zip(exit_names, counts, strict=True))
     spent, asked = state["spent_macs"] / GIGA, state["asked_macs"] / GIGA
     share = f"{100 * spent / asked:.1f} % of {asked:,.1f}"

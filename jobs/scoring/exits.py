@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from anchornet.models.card import load_model
 from jobs.data.dataset import READ_CPUS
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings
 from jobs.shell.pools import claim, pool_options
+from jobs.shell.progress import progress
 
 CASCADE, FULL = "cascade", "full network"
 
@@ -108,11 +109,21 @@ def collect(dataset: ray.data.Dataset, work: ExitWork, exits: dict[str, tuple[st
         batch_format="pyarrow",
         **pool_options(work.pool),
     )
-    batches = [batch for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow") if len(batch)]
+    batches = _gathered(rows.iter_batches(batch_size=None, batch_format="pyarrow"))
     if not batches:
         raise ValueError("none of the labelled images is readable; look at the column 'error' of the data set's rows")
     table = pa.concat_tables(batches).sort_by("image_id")
     return {part: _exit_table(table, part, names) for part, names in exits.items()}
+
+
+def _gathered(batches: Iterable[pa.Table]) -> list[pa.Table]:
+    """The batches that hold any images, with a progress line meanwhile."""
+    found: list[pa.Table] = []
+    with progress(lambda elapsed_s: f"{sum(map(len, found)):,} images have run through every exit, {elapsed_s:.0f} s"):
+        for batch in batches:
+            if len(batch):
+                found.append(batch)
+    return found
 
 
 def _exit_table(table: pa.Table, part: str, exits: tuple[str, ...]) -> ExitTable:

@@ -35,6 +35,7 @@ class EvaluateConfig:
 
     run: RunSettings
     bundle: str
+    """Calibrated bundle, folder or ``s3://``."""
     data: DatasetSettings
     full: str | None = None
     """Run folder of an ordinary classifier on whole images (recipe ``classifier``); None leaves that reference out."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -25,16 +22,18 @@ from anchornet.models.classifiers import build_classifier
 from anchornet.systems.registry import role_of
 from jobs.data import dataset
 from jobs.settings.train import TrainConfig
-from jobs.shell import session
+from jobs.shell.progress import progress
+from jobs.shell.provenance import provenance, save_provenance
+from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder
 from jobs.training.loop import SCORE, read_state, train_worker
 from jobs.training.plan import TrainPlan, identity, too_many_unreadable
+from jobs.training.progress import training_lines
 from jobs.training.shards import EveryValidationImage
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
-POLL_S = 2.0
 SHOWN_REASONS = 20
 
 
@@ -49,12 +48,12 @@ def run_training(plan: TrainPlan) -> int:
     if (folder.read_report() or {"epochs": 0})["epochs"] >= epochs:
         logger.info("%s is finished; its model is %s", folder.uri, folder.model)
         return 0
-    with session.ray_session(plan.config.cluster):
+    with ray_session(plan.config.cluster, folder.uri):
         plan, datasets, tally = _open_data(plan)
         _check_resources(plan.config)
         folder.check_same(identity(plan))
         folder.remember(identity(plan))
-        session.save_provenance(plan.config)
+        save_provenance(plan.config)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"plan": plan, "tally": tally},
@@ -63,7 +62,7 @@ def run_training(plan: TrainPlan) -> int:
             datasets=datasets,
             dataset_config=EveryValidationImage(),
         )
-        with _progress(folder.metrics):
+        with training_lines(folder.metrics, tally):
             result = _fit(trainer)
         reasons = ray.get(tally.reasons.remote())
         _check_readable(plan, reasons)
@@ -79,8 +78,9 @@ def _open_data(plan: TrainPlan) -> tuple[TrainPlan, dict[str, ray.data.Dataset],
             raise ValueError(
                 f"{name} {uri} does not exist; give a file that does, or leave it out to start from scratch"
             )
-    found = list_images(cfg.data, plan.classes or None, seed=cfg.run.seed)
-    tally = dataset.UnreadableTally.remote()
+    with progress(f"listing {cfg.data.path}"):
+        found = list_images(cfg.data, plan.classes or None, seed=cfg.run.seed)
+    tally = dataset.TrainingTally.remote()
     epochs_done = len(_lines(RunFolder(cfg.run.folder).metrics))
     seed = _epoch_seed(cfg.run.seed, epochs_done)
     datasets = {"train": dataset.training_images(found, cfg.crop, seed, tally)}
@@ -176,31 +176,6 @@ def _fit(trainer: TorchTrainer) -> ray.train.Result:
             signal.signal(signal.SIGINT, handler)
 
 
-@contextmanager
-def _progress(uri: str) -> Iterator[None]:
-    """Log each new line of ``metrics.jsonl`` while the body runs: workers log on their own machines, not here."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(uri, stop), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _follow(uri: str, stop: threading.Event) -> None:
-    """Log the lines that are added to ``uri`` until ``stop`` is set."""
-    shown, last = len(_lines(uri)), False
-    while not last:
-        last = stop.wait(POLL_S)
-        lines = _lines(uri)
-        for line in lines[shown:]:
-            values = json.loads(line).items()
-            logger.info(" ".join(f"{name}={value:.4g}" for name, value in values))
-        shown = len(lines)
-
-
 def _lines(uri: str) -> list[bytes]:
     return storage.read_bytes(uri).splitlines() if storage.exists(uri) else []
 
@@ -230,7 +205,7 @@ def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, 
         classes=plan.classes,
         metrics=metrics,
         training=config.to_dict(plan.config),
-        versions=session.provenance()["versions"],
+        versions=provenance()["versions"],
     )
     folder = RunFolder(plan.config.run.folder)
     save_model(folder.model, module.eval(), card)

@@ -32,6 +32,7 @@ from anchornet.models.weights import load_torchvision_weights
 from anchornet.systems.registry import recipe_code
 from jobs.shell.run_folder import RunFolder, model_in
 from jobs.training.plan import TrainPlan, too_many_unreadable
+from jobs.training.progress import told
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class Trainee:
     recipe: Recipe
     history: list[dict[str, Any]]
     """One line of metrics per finished epoch."""
+    tally: Any = None
+    """The actor that hears which step is being computed; None on all ranks but the first."""
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -60,6 +63,7 @@ def train_worker(config: dict[str, Any]) -> None:
     local_workers = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(plan.config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
     trainee = _start(plan)
+    trainee.tally = config["tally"] if ray.train.get_context().get_world_rank() == 0 else None
     for epoch in range(len(trainee.history), plan.settings.epochs):
         line = _run_epoch(plan, trainee, epoch)
         unreadable = _agreed(len(ray.get(config["tally"].reasons.remote())))
@@ -131,7 +135,7 @@ def _train_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> list[float]:
     context = ray.train.get_context()
     sums = [0.0, 0.0, 0.0, 0.0]
     batches = _batches("train", plan, -(-plan.settings.batch_size // context.get_world_size()), plan.shuffle_buffer)
-    for step, (images_N3HW, labels_N) in enumerate(batches):
+    for step, (images_N3HW, labels_N) in enumerate(told(batches, trainee.tally, f"epoch {epoch}")):
         where = f"epoch {epoch}, step {step}, rank {context.get_world_rank()}"
         result = training.train_step(
             trainee.model, trainee.optimizer, trainee.recipe.view, images_N3HW, labels_N, plan.settings, where
@@ -147,7 +151,8 @@ def _validate(plan: TrainPlan, trainee: Trainee) -> dict[str, float]:
     trainee.module.eval()
     names = trainee.recipe.accuracy_names
     sums = [0.0] * (len(names) + 1)
-    for images_N3HW, labels_N in _batches("validation", plan, min(plan.settings.batch_size, 64), 0):
+    batches = _batches("validation", plan, min(plan.settings.batch_size, 64), 0)
+    for images_N3HW, labels_N in told(batches, trainee.tally, f"epoch {len(trainee.history)}, validation"):
         counts = trainee.recipe.count_correct(trainee.module, images_N3HW, labels_N)
         sums = [total + value for total, value in zip(sums, [*counts.tolist(), len(labels_N)], strict=True)]
     *correct, num_images = _over_workers(sums)

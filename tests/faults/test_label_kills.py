@@ -24,8 +24,8 @@ from anchornet.bundle import load_bundle
 from anchornet.report.label_counts import label_tables
 from jobs import label
 from jobs.labelling.ledger_actor import ledger_name
+from jobs.shell.ray_session import start_local_ray
 from jobs.shell.run_folder import RunFolder
-from jobs.shell.session import start_local_ray
 from tests import tiny_bundle
 from tests.workshop import NUM_BAD, Workshop, build_workshop, write_images
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from jobs.shell.session import start_local_ray
+from jobs.shell.ray_session import start_local_ray
 from tests.workshop import Workshop, build_workshop
 
 ROOT = Path(__file__).resolve().parents[2]

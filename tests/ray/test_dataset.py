@@ -166,27 +166,28 @@ class TestListing:
 
 class TestTrainingViews:
     @staticmethod
-    def epochs(found: Listing, seed: int, count: int) -> list[list[bytes]]:
-        tally = dataset.UnreadableTally.remote()
+    def epochs(found: Listing, seed: int, count: int, *, split: bool = False) -> list[list[bytes]]:
+        tally = dataset.TrainingTally.remote()
         data = dataset.training_images(found, CropSettings(size=32), seed, tally)
-        [shard] = data.streaming_split(1, equal=True)
+        shard = data.streaming_split(1, equal=True)[0] if split else data.iterator()
         result = []
         for _ in range(count):
             batches = list(shard.iter_batches(batch_size=64))
             result.append([view.tobytes() for batch in batches for view in batch["image"]])
         return result
 
-    def test_each_epoch_has_other_views_and_the_seed_gives_them_again(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("split", [False, True])  # what a single worker gets, and what several get
+    def test_each_epoch_has_other_views_and_the_seed_gives_them_again(self, tmp_path: Path, split: bool) -> None:
         found = list_images(DatasetSettings(path=write_folders(str(tmp_path), 10)), None, seed=0)
-        first, second = self.epochs(found, seed=1, count=2)
+        first, second = self.epochs(found, seed=1, count=2, split=split)
         assert len(first) == len(second) == 10
         assert not set(first) & set(second)
-        assert set(self.epochs(found, seed=1, count=1)[0]) == set(first)
+        assert set(self.epochs(found, seed=1, count=1, split=split)[0]) == set(first)
 
     def test_what_cannot_be_decoded_is_told_once(self, tmp_path: Path) -> None:
         path = write_folders(str(tmp_path), 10, damaged=[4, 7])
         found = list_images(DatasetSettings(path=path), None, seed=0)
-        tally = dataset.UnreadableTally.remote()
+        tally = dataset.TrainingTally.remote()
         data = dataset.validation_images(found, Preprocessing(), tally)
         for _ in range(2):
             batches = list(data.iter_batches(batch_size=64))

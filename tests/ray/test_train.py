@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_too_many_unreadable_images_stop_the_run(
     )
     assert "1 of 31 images cannot be used, such as" in capsys.readouterr().err
     assert not (tmp_path / "report.json").exists()
+
+
+def test_the_same_seed_gives_the_same_network(tmp_path: Path) -> None:
+    write_folders(str(tmp_path / "train"), 280)  # three blocks, decoded at the same time
+    write_folders(str(tmp_path / "held_out"), NUM_HELD_OUT)
+    lines, weights = [], []
+    for name in ("first", "second"):
+        options = {"recipe__training__epochs": 2, "recipe__training__batch_size": 32, "workers__threads": 1}
+        options |= {"recipe__kind": "anchornet.glance", "recipe__architecture": QUICK}
+        assert train.main(arguments(tmp_path / name, tmp_path, **options)) == 0
+        lines.append([(line["train/loss"], line["validation/accuracy"]) for line in metrics(tmp_path / name)])
+        weights.append(hashlib.sha256((tmp_path / name / "model" / "weights.safetensors").read_bytes()).hexdigest())
+    assert lines[0] == lines[1]
+    assert lines[0][0] != lines[0][1]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.s3

@@ -1,21 +1,17 @@
-"""What a job tells Ray about itself, and how it ends."""
+"""What a job tells Ray about itself."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
 
 import pytest
 
 from jobs.settings.common import ClusterSettings
-from jobs.shell import session
+from jobs.shell import ray_session
+from jobs.shell.provenance import ROOT
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """A configuration with nothing to set."""
 
 
 @pytest.fixture
@@ -28,8 +24,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_workers_get_the_checkout_and_the_endpoint_but_no_secret(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     environment.setenv("AWS_SECRET_ACCESS_KEY", "hush")
-    made = session.runtime_env()
-    assert made["working_dir"] == str(session.ROOT)
+    made = ray_session.runtime_env()
+    assert made["working_dir"] == str(ROOT)
     assert {"/.venv", "/.git", "/runs"} <= set(made["excludes"])
     assert made["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:1"
     assert "hush" not in json.dumps(made)
@@ -39,7 +35,7 @@ def test_what_ray_job_submit_was_given_is_not_said_twice(environment: pytest.Mon
     environment.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     given = {"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": "http://127.0.0.1:2"}, "working_dir": "gcs://x.zip"}}
     environment.setenv(SUBMITTED, json.dumps(given))
-    made = session.runtime_env()
+    made = ray_session.runtime_env()
     assert "working_dir" not in made
     assert "AWS_ENDPOINT_URL" not in made["env_vars"]
 
@@ -51,28 +47,13 @@ def test_a_submitted_job_is_not_taken_for_a_local_one(environment: pytest.Monkey
     assert not ClusterSettings().is_local
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (ValueError("no"), 2),
-        (FileNotFoundError("gone"), 2),
-        (PermissionError("denied"), 3),
-        (KeyboardInterrupt(), 130),
-    ],
-)
-def test_each_kind_of_end_has_its_exit_code(
-    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+def test_workers_of_a_local_ray_inherit_what_they_need_and_this_process_keeps_its_own(
+    environment: pytest.MonkeyPatch,
 ) -> None:
-    def execute(config: Nothing) -> int:
-        raise error
-
-    assert session.run_job(Nothing, execute, None, []) == code
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
-def test_a_bug_keeps_its_traceback() -> None:
-    def execute(config: Nothing) -> int:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        session.run_job(Nothing, execute, None, [])
+    environment.setenv("PYTHONPATH", "/elsewhere")
+    environment.delenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", raising=False)
+    before = dict(os.environ)
+    with ray_session._environment_of_workers():
+        assert os.environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}/elsewhere"
+        assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.5"
+    assert dict(os.environ) == before

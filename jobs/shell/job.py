@@ -1,0 +1,60 @@
+"""What every job does before and after its work: arguments, the configuration, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from anchornet.files import config as configuration
+from jobs.shell.help import settings_text
+from jobs.shell.terminal import configure_logging, say
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+REFUSED, STORAGE_FAILED, INTERRUPTED = 2, 3, 130
+
+
+def run_job(
+    cls: type[T],
+    execute: Callable[[T], int],
+    doc: str | None,
+    argv: Sequence[str] | None,
+    flags: Sequence[str] = (),
+) -> int:
+    """The exit code of a job: parse, validate, then ``execute(config)``.
+
+    User errors (ValueError, a missing file) are one line on stderr and exit code 2; storage or a machine that fails is 3;
+    Ctrl-C is 130; everything else propagates with its traceback. ``execute`` calls ``save_provenance`` once it has
+    accepted the configuration. flags: names of top-level booleans that get a switch of their own (``--dry-run``).
+    """
+    configure_logging()
+    arguments = _parser(cls, doc, flags).parse_args(argv)
+    switched = [f"{flag}=true" for flag in flags if getattr(arguments, flag)]
+    try:
+        config = configuration.load_config(cls, arguments.config, [*arguments.set, *switched])
+        return execute(config)
+    except (ValueError, FileNotFoundError) as error:
+        logger.debug("refused", exc_info=True)
+        say(f"error: {error}")
+        return REFUSED
+    except OSError as error:
+        logger.debug("failed", exc_info=True)
+        say(f"error: {type(error).__name__}: {error}; once this is mended, run the same command again")
+        return STORAGE_FAILED
+    except KeyboardInterrupt:
+        say("interrupted; run the same command again to go on")
+        return INTERRUPTED
+
+
+def _parser(cls: type, doc: str | None, flags: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=doc, epilog=settings_text(cls), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="YAML file, local or s3://")
+    parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="override one value")
+    for flag in flags:
+        parser.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=f"the same as --set {flag}=true")
+    return parser
