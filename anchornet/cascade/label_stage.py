@@ -70,13 +70,13 @@ def _carry(cascade: Cascade[Any], next_stage: int, table: pa.Table, result: Stag
 
 
 def finish_rows(
-    cascade: Cascade[Any], table: pa.Table, calibrate: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+    cascade: Cascade[Any], table: pa.Table, calibrator: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
 ) -> pa.Table:
-    """Output rows; ``calibrate(score, exit)`` turns raw confidence into the probability of being right."""
+    """Output rows; ``calibrator(score, exit)`` turns raw confidence into the probability of being right."""
     confidence = None
-    if calibrate is not None:
+    if calibrator is not None:
         exits, score = table["exit"].to_numpy(), table["score"].to_numpy()
         confidence = np.full(len(table), np.nan)
         known = exits != NO_EXIT
-        confidence[known] = calibrate(score[known], exits[known])
+        confidence[known] = calibrator(score[known], exits[known])
     return records.finish(table, cascade.classes, [exit.name for exit in cascade.exits], confidence)

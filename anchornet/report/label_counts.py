@@ -21,7 +21,7 @@ OTHER_REASONS = "(other reasons)"
 
 
 @dataclass
-class Tally:
+class LabelCounts:
     """Sums over label rows."""
 
     rows: int = 0
@@ -48,15 +48,15 @@ class Tally:
         self.spent_macs += int(np.rint(table["gflops"].to_numpy() * GIGA).astype(np.int64).sum())
 
 
-def tally_labels(folder: str, num_images: int) -> Tally:
-    """The tally of all label files below ``folder`` against a manifest of ids 0 .. num_images - 1."""
-    tally, rows_of_image = Tally(), np.zeros(num_images, np.int32)
+def count_labels(folder: str, num_images: int) -> LabelCounts:
+    """The counts of all label files below ``folder`` against a manifest of ids 0 .. num_images - 1."""
+    counts, rows_of_image = LabelCounts(), np.zeros(num_images, np.int32)
     for table in label_tables(folder, _COLUMNS):
-        tally.add(table)
+        counts.add(table)
         np.add.at(rows_of_image, table["image_id"].to_numpy(), 1)
-    tally.missing = int((rows_of_image == 0).sum())
-    tally.repeated = int(np.maximum(rows_of_image - 1, 0).sum())
-    return tally
+    counts.missing = int((rows_of_image == 0).sum())
+    counts.repeated = int(np.maximum(rows_of_image - 1, 0).sum())
+    return counts
 
 
 def label_tables(folder: str, columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -1,7 +1,7 @@
 """Labelled images as a Ray Dataset, from class folders or from Parquet, local or ``s3://``.
 
 The driver lists (names and labels only); tasks read the bytes, decode and shape them. A file that cannot be used never
-vanishes: ``labelled_images`` keeps it as a row with its reason, training reports it to a ``TrainingTally``.
+vanishes: ``labelled_images`` keeps it as a row with its reason, training reports it to a ``TrainingNotes``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def labelled_images(found: Listing, preprocessing: Preprocessing) -> ray.data.Da
     return _map_blocks(_blocks(found), _RowReader(found.read, preprocessing), found)
 
 
-def training_images(found: Listing, crop: augment.CropSettings, seed: int, tally: Any) -> ray.data.Dataset:
+def training_images(found: Listing, crop: augment.CropSettings, seed: int, notes: Any) -> ray.data.Dataset:
     """Random views for training: columns image uint8 (size, size, 3) and label int64.
 
     Each execution of the data set (an epoch) shuffles and crops anew, both drawn from ``seed``. Rows of class folders
@@ -64,17 +64,16 @@ def training_images(found: Listing, crop: augment.CropSettings, seed: int, tally
     def shape(rgb: np.ndarray, row: dict[str, Any]) -> np.ndarray:
         return augment.random_view(rgb, crop, np.random.default_rng([row["image_id"], int(row["draw"] * 2**53)]))
 
-    return _map_blocks(rows, _TensorReader(found.read, shape, tally), found)
+    return _map_blocks(rows, _TensorReader(found.read, shape, notes), found)
 
 
-def validation_images(found: Listing, preprocessing: Preprocessing, tally: Any) -> ray.data.Dataset:
+def validation_images(found: Listing, preprocessing: Preprocessing, notes: Any) -> ray.data.Dataset:
     """Every readable image once, centre-cropped: columns image uint8 (crop, crop, 3) and label int64."""
-    reader = _TensorReader(found.read, lambda rgb, row: preprocessing(rgb), tally)
+    reader = _TensorReader(found.read, lambda rgb, row: preprocessing(rgb), notes)
     return _map_blocks(_blocks(found), reader, found)
 
 
-@ray.remote(num_cpus=0)
-class TrainingTally:
+class TrainingNotes:
     """What the processes of a training tell the driver: the reasons of images left out, one per image however often it
     was tried, and the step that is being computed."""
 
@@ -97,6 +96,11 @@ class TrainingTally:
     def told(self) -> str:
         """What was told last; empty before."""
         return self._told
+
+
+def start_notes() -> Any:
+    """A running actor of ``TrainingNotes``, which holds no CPU."""
+    return ray.remote(num_cpus=0)(TrainingNotes).remote()
 
 
 def _blocks(found: Listing) -> ray.data.Dataset:
@@ -139,12 +143,12 @@ class _RowReader:
 
 
 class _TensorReader:
-    """One block of a listing -> batches of shaped images and labels; the rest goes to the tally."""
+    """One block of a listing -> batches of shaped images and labels; the rest goes to the notes."""
 
-    def __init__(self, read: Reader, shape: Callable[[np.ndarray, dict[str, Any]], np.ndarray], tally: Any) -> None:
+    def __init__(self, read: Reader, shape: Callable[[np.ndarray, dict[str, Any]], np.ndarray], notes: Any) -> None:
         self.read = read
         self.shape = shape
-        self.tally = tally
+        self.notes = notes
 
     def __call__(self, block: pa.Table) -> Iterator[dict[str, np.ndarray]]:
         for chunk, contents in self.read(block, CHUNK_IMAGES):
@@ -156,7 +160,7 @@ class _TensorReader:
                 except (OSError, ImageError) as error:
                     reasons[row["uri"]] = f"{type(error).__name__}: {error}"
             if reasons:
-                ray.get(self.tally.add.remote(reasons))
+                ray.get(self.notes.add.remote(reasons))
             if kept:
                 pixels, labels = zip(*kept, strict=True)
                 yield {"image": np.stack(pixels), "label": np.array(labels, dtype=np.int64)}

@@ -6,7 +6,7 @@ from typing import Any
 
 from anchornet.budget.frontier import Frontier
 from anchornet.cascade.rows import FAILED, OK, STATUSES, UNREADABLE
-from anchornet.report.label_counts import Tally, tally_labels
+from anchornet.report.label_counts import LabelCounts, count_labels
 from anchornet.units import GIGA
 from jobs.labelling.plan import LabelPlan
 from jobs.settings.label import LabelConfig
@@ -20,28 +20,28 @@ def make_report(config: LabelConfig, plan: LabelPlan, ledger: dict[str, Any], wa
 
     ledger: the closed ledger's own report. The rows are counted here, from the files.
     """
-    tally = tally_labels(RunFolder(config.run.folder).labels, plan.num_images)
+    counts = count_labels(RunFolder(config.run.folder).labels, plan.num_images)
     spent_macs = ledger["spent_macs"]
     return {
-        "complete": tally.missing == 0 and tally.repeated == 0,
+        "complete": counts.missing == 0 and counts.repeated == 0,
         "images": plan.num_images,
-        "missing": tally.missing,
-        "repeated": tally.repeated,
-        "status": {status: tally.status[status] for status in STATUSES},
-        "errors": dict(tally.errors.most_common()),
+        "missing": counts.missing,
+        "repeated": counts.repeated,
+        "status": {status: counts.status[status] for status in STATUSES},
+        "errors": dict(counts.errors.most_common()),
         "budget": {
             "mode": config.budget.mode,
             "asked_gflops": plan.budget_macs / GIGA,
             "planned_gflops": (plan.spent_macs + plan.policy.expected_macs * plan.remaining) / GIGA,
             "spent_gflops": spent_macs / GIGA,
-            "in_labels_gflops": tally.spent_macs / GIGA,
-            "wasted_gflops": (spent_macs - tally.spent_macs) / GIGA,
+            "in_labels_gflops": counts.spent_macs / GIGA,
+            "wasted_gflops": (spent_macs - counts.spent_macs) / GIGA,
             "used_fraction": spent_macs / plan.budget_macs,
         },
         "exits_planned": dict(zip(plan.exits, plan.policy.exit_fractions, strict=True)),
-        "exits_realised": {name: tally.exits[name] for name in plan.exits},
+        "exits_realised": {name: counts.exits[name] for name in plan.exits},
         "accuracy_planned": plan.policy.accuracy,
-        "accuracy_expected": _accuracy(plan.ledger.frontier, tally),
+        "accuracy_expected": _accuracy(plan.ledger.frontier, counts),
         "accuracy_standard_error": plan.policy.accuracy_se,
         "labelled_in_this_start": plan.remaining,
         "wall_s": wall_s,
@@ -50,11 +50,11 @@ def make_report(config: LabelConfig, plan: LabelPlan, ledger: dict[str, Any], wa
     }
 
 
-def _accuracy(frontier: Frontier, tally: Tally) -> float | None:
+def _accuracy(frontier: Frontier, counts: LabelCounts) -> float | None:
     """Expected accuracy of a fixed policy that spends what the labels cost; None without labels in the calibration."""
-    if not frontier.labelled or not tally.status[OK]:
+    if not frontier.labelled or not counts.status[OK]:
         return None
-    gflops = tally.spent_macs / GIGA / tally.status[OK]
+    gflops = counts.spent_macs / GIGA / counts.status[OK]
     return frontier.at(min(max(gflops, frontier.minimum_gflops), frontier.maximum_gflops)).accuracy
 
 

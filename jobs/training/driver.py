@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -37,6 +38,10 @@ CHECKPOINT_FOLDER = "checkpoints"
 SHOWN_REASONS = 20
 
 
+Datasets = dict[str, ray.data.Dataset | Callable[[], ray.data.Dataset]]
+"""As Ray Train's annotation has them."""
+
+
 def run_training(plan: TrainPlan) -> int:
     """Exit code 0 once ``RUN/model`` holds the best epoch; a run that has reached that point returns at once.
 
@@ -49,29 +54,29 @@ def run_training(plan: TrainPlan) -> int:
         logger.info("%s is finished; its model is %s", folder.uri, folder.model)
         return 0
     with ray_session(plan.config.cluster, folder.uri):
-        plan, datasets, tally = _open_data(plan)
+        plan, datasets, notes = _open_data(plan)
         _check_resources(plan.config)
         folder.check_same(identity(plan))
         folder.remember(identity(plan))
         save_provenance(plan.config)
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"plan": plan, "tally": tally},
+            train_loop_config={"plan": plan, "notes": notes},
             scaling_config=_scaling(plan.config),
             run_config=_run_config(plan.config),
             datasets=datasets,
             dataset_config=EveryValidationImage(),
         )
-        with training_lines(folder.metrics, tally):
+        with training_lines(folder.metrics, notes):
             result = _fit(trainer)
-        reasons = ray.get(tally.reasons.remote())
+        reasons = ray.get(notes.reasons.remote())
         _check_readable(plan, reasons)
         _save_best(plan, result, reasons)
     return 0
 
 
-def _open_data(plan: TrainPlan) -> tuple[TrainPlan, dict[str, ray.data.Dataset], Any]:
-    """The plan with what the data says, the data sets by name, and the tally of unreadable images."""
+def _open_data(plan: TrainPlan) -> tuple[TrainPlan, Datasets, Any]:
+    """The plan with what the data says, the data sets by name, and the notes of unreadable images."""
     cfg = plan.config
     for name, uri in (("init.weights", cfg.init.weights), ("init.model", cfg.init.model)):
         if uri is not None and not storage.exists(uri):
@@ -80,14 +85,14 @@ def _open_data(plan: TrainPlan) -> tuple[TrainPlan, dict[str, ray.data.Dataset],
             )
     with progress(f"listing {cfg.data.path}"):
         found = list_images(cfg.data, plan.classes or None, seed=cfg.run.seed)
-    tally = dataset.TrainingTally.remote()
+    notes = dataset.start_notes()
     epochs_done = len(_lines(RunFolder(cfg.run.folder).metrics))
     seed = _epoch_seed(cfg.run.seed, epochs_done)
-    datasets = {"train": dataset.training_images(found, cfg.crop, seed, tally)}
+    datasets: Datasets = {"train": dataset.training_images(found, cfg.crop, seed, notes)}
     num_images = found.num_images
     if cfg.validation is not None:
         held_out = list_images(cfg.validation, found.classes, seed=cfg.run.seed)
-        datasets["validation"] = dataset.validation_images(held_out, Preprocessing.of_size(cfg.image_size), tally)
+        datasets["validation"] = dataset.validation_images(held_out, Preprocessing.of_size(cfg.image_size), notes)
         num_images += held_out.num_images
     logger.info(
         "%d classes, %d training images, %d for validation",
@@ -96,7 +101,7 @@ def _open_data(plan: TrainPlan) -> tuple[TrainPlan, dict[str, ray.data.Dataset],
         num_images - found.num_images,
     )
     buffer = 0 if found.rows_are_files else cfg.shuffle_buffer
-    return replace(plan, classes=found.classes, num_images=num_images, shuffle_buffer=buffer), datasets, tally
+    return replace(plan, classes=found.classes, num_images=num_images, shuffle_buffer=buffer), datasets, notes
 
 
 def _epoch_seed(seed: int, epochs_done: int) -> int:
@@ -139,7 +144,7 @@ def _with_gpu(cfg: TrainConfig) -> bool:
 def _scaling(cfg: TrainConfig) -> ray.train.ScalingConfig:
     wish, gpu = cfg.workers, _with_gpu(cfg)
     return ray.train.ScalingConfig(
-        num_workers=wish.count,
+        num_workers=cast(Any, wish.count),  # (fewest, most) is not in Ray's annotation
         use_gpu=gpu,
         resources_per_worker={"CPU": wish.cpus, **({"GPU": 1} if gpu else {})},
         accelerator_type=wish.accelerator_type,
@@ -194,6 +199,7 @@ def _check_readable(plan: TrainPlan, reasons: dict[str, str]) -> None:
 
 def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, str]) -> None:
     """``RUN/model`` and, last of all, ``RUN/report.json``, whose presence says that the run is finished."""
+    assert result.best_checkpoints is not None
     checkpoint, best = max(result.best_checkpoints, key=lambda entry: (entry[1][SCORE], entry[1]["epoch"]))
     module = build_classifier(plan.recipe.architecture, len(plan.classes))
     state = read_state(checkpoint)

@@ -53,20 +53,20 @@ class Trainee:
     recipe: Recipe
     history: list[dict[str, Any]]
     """One line of metrics per finished epoch."""
-    tally: Any = None
+    notes: Any = None
     """The actor that hears which step is being computed; None on all ranks but the first."""
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The train loop of one worker (Ray Train calls it with ``{"plan": TrainPlan, "tally": actor}``)."""
+    """The train loop of one worker (Ray Train calls it with ``{"plan": TrainPlan, "notes": actor}``)."""
     plan: TrainPlan = config["plan"]
     local_workers = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(plan.config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
     trainee = _start(plan)
-    trainee.tally = config["tally"] if ray.train.get_context().get_world_rank() == 0 else None
+    trainee.notes = config["notes"] if ray.train.get_context().get_world_rank() == 0 else None
     for epoch in range(len(trainee.history), plan.settings.epochs):
         line = _run_epoch(plan, trainee, epoch)
-        unreadable = _agreed(len(ray.get(config["tally"].reasons.remote())))
+        unreadable = _agreed(len(ray.get(config["notes"].reasons.remote())))
         if too_many_unreadable(plan, unreadable):
             return  # on every worker alike; the driver says why
         trainee.history.append({**line, "data/unreadable_images": unreadable})
@@ -84,7 +84,7 @@ def _start(plan: TrainPlan) -> Trainee:
     else:
         _initialise(module, plan)
     device = ray.train.torch.get_device()
-    module = module.to(device, memory_format=torch.channels_last)
+    module = module.to(device).to(memory_format=torch.channels_last)
     optimizer = training.build_optimizer(module, plan.settings)
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
@@ -135,7 +135,7 @@ def _train_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> list[float]:
     context = ray.train.get_context()
     sums = [0.0, 0.0, 0.0, 0.0]
     batches = _batches("train", plan, -(-plan.settings.batch_size // context.get_world_size()), plan.shuffle_buffer)
-    for step, (images_N3HW, labels_N) in enumerate(told(batches, trainee.tally, f"epoch {epoch}")):
+    for step, (images_N3HW, labels_N) in enumerate(told(batches, trainee.notes, f"epoch {epoch}")):
         where = f"epoch {epoch}, step {step}, rank {context.get_world_rank()}"
         result = training.train_step(
             trainee.model, trainee.optimizer, trainee.recipe.view, images_N3HW, labels_N, plan.settings, where
@@ -152,7 +152,7 @@ def _validate(plan: TrainPlan, trainee: Trainee) -> dict[str, float]:
     names = trainee.recipe.accuracy_names
     sums = [0.0] * (len(names) + 1)
     batches = _batches("validation", plan, min(plan.settings.batch_size, 64), 0)
-    for images_N3HW, labels_N in told(batches, trainee.tally, f"epoch {len(trainee.history)}, validation"):
+    for images_N3HW, labels_N in told(batches, trainee.notes, f"epoch {len(trainee.history)}, validation"):
         counts = trainee.recipe.count_correct(trainee.module, images_N3HW, labels_N)
         sums = [total + value for total, value in zip(sums, [*counts.tolist(), len(labels_N)], strict=True)]
     *correct, num_images = _over_workers(sums)
@@ -206,5 +206,6 @@ def _report(plan: TrainPlan, trainee: Trainee) -> None:
 
 def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
     """What ``_report`` saved: model, optimizer, history."""
+    assert checkpoint.filesystem is not None
     with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{STATE_FILE}") as stream:
         return torch.load(io.BytesIO(stream.read()), map_location="cpu", weights_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from anchornet.files import config, storage
 from anchornet.models.training_settings import TrainingSettings
@@ -47,7 +47,9 @@ def plan_training(cfg: TrainConfig) -> TrainPlan:
         run=replace(cfg.run, folder=storage.absolute(cfg.run.folder)),
         data=replace(cfg.data, path=storage.absolute(cfg.data.path)),
         init=replace(cfg.init, model=_absolute_or_none(cfg.init.model), weights=_absolute_or_none(cfg.init.weights)),
-        recipe=replace(cfg.recipe, **folders),
+        recipe=replace(
+            cast(Any, cfg.recipe), **folders
+        ),  # each recipe says in ``folders`` which of its fields these are
     )
     classes = recipe_code(cfg.recipe).check_recipe(cfg.recipe, cfg.crop.size)
     return TrainPlan(config=cfg, classes=classes or ())

@@ -22,20 +22,20 @@ TELL_S = 2.0
 ANSWER_S = 3.0
 
 
-def told(batches: Iterable[T], tally: Any, where: str) -> Iterator[T]:
-    """The batches; ``tally`` hears every few seconds how many of them are done. tally: None tells nobody."""
+def told(batches: Iterable[T], notes: Any, where: str) -> Iterator[T]:
+    """The batches; ``notes`` hears every few seconds how many of them are done. notes: None tells nobody."""
     last = time.perf_counter()
     for step, batch in enumerate(batches):
-        if tally is not None and (not step or time.perf_counter() - last > TELL_S):
-            tally.tell.remote(f"{where}, step {step}")
+        if notes is not None and (not step or time.perf_counter() - last > TELL_S):
+            notes.tell.remote(f"{where}, step {step}")
             last = time.perf_counter()
         yield batch
 
 
 @contextmanager
-def training_lines(metrics_uri: str, tally: Any) -> Iterator[None]:
+def training_lines(metrics_uri: str, notes: Any) -> Iterator[None]:
     """Log each finished epoch and, between them, the step that is being computed, while the body runs."""
-    watch = TrainingWatch(metrics_uri, tally)
+    watch = TrainingWatch(metrics_uri, notes)
     with progress(watch.line):
         yield
     watch.log_epochs()
@@ -44,16 +44,16 @@ def training_lines(metrics_uri: str, tally: Any) -> Iterator[None]:
 class TrainingWatch:
     """What was shown of a training so far."""
 
-    def __init__(self, metrics_uri: str, tally: Any) -> None:
+    def __init__(self, metrics_uri: str, notes: Any) -> None:
         self._uri = metrics_uri
-        self._tally = tally
+        self._notes = notes
         self._shown = len(self._lines())
 
     def line(self, elapsed_s: float) -> str:
         """What to say now; epochs that have ended since the last line are logged before it."""
         self.log_epochs()
         try:
-            where = ray.get(self._tally.told.remote(), timeout=ANSWER_S)
+            where = ray.get(self._notes.told.remote(), timeout=ANSWER_S)
         except ray.exceptions.GetTimeoutError:
             where = ""
         return (

@@ -167,8 +167,8 @@ class TestListing:
 class TestTrainingViews:
     @staticmethod
     def epochs(found: Listing, seed: int, count: int, *, split: bool = False) -> list[list[bytes]]:
-        tally = dataset.TrainingTally.remote()
-        data = dataset.training_images(found, CropSettings(size=32), seed, tally)
+        notes = dataset.start_notes()
+        data = dataset.training_images(found, CropSettings(size=32), seed, notes)
         shard = data.streaming_split(1, equal=True)[0] if split else data.iterator()
         result = []
         for _ in range(count):
@@ -187,12 +187,12 @@ class TestTrainingViews:
     def test_what_cannot_be_decoded_is_told_once(self, tmp_path: Path) -> None:
         path = write_folders(str(tmp_path), 10, damaged=[4, 7])
         found = list_images(DatasetSettings(path=path), None, seed=0)
-        tally = dataset.TrainingTally.remote()
-        data = dataset.validation_images(found, Preprocessing(), tally)
+        notes = dataset.start_notes()
+        data = dataset.validation_images(found, Preprocessing(), notes)
         for _ in range(2):
             batches = list(data.iter_batches(batch_size=64))
             assert sum(len(batch["label"]) for batch in batches) == 8
             assert {view.shape for batch in batches for view in batch["image"]} == {(224, 224, 3)}
             assert {view.dtype for batch in batches for view in batch["image"]} == {np.dtype(np.uint8)}
-        reasons = ray.get(tally.reasons.remote())
+        reasons = ray.get(notes.reasons.remote())
         assert sorted(uri.rsplit("/", 1)[1] for uri in reasons) == ["0004.png", "0007.png"]

@@ -41,7 +41,7 @@ from anchornet.systems.anchornet.settings import AnchorNetSettings
 CHANNELS = 3
 
 
-class _Plan(NamedTuple):
+class _ExitLayout(NamedTuple):
     """One exit: its name, the operations it computes, and whether it belongs to stage 2."""
 
     name: str
@@ -49,10 +49,10 @@ class _Plan(NamedTuple):
     second_stage: bool
 
 
-def exit_plan(settings: AnchorNetSettings) -> list[_Plan]:
+def exit_layouts(settings: AnchorNetSettings) -> list[_ExitLayout]:
     """The exits of an order, in order; see the table on top of this file."""
-    patches = [_Plan(f"patch{i + 1}", ("patch",), True) for i in range(settings.num_patches)]
-    anchor, glance = _Plan("anchor", ("anchor",), False), _Plan("glance", ("glance",), False)
+    patches = [_ExitLayout(f"patch{i + 1}", ("patch",), True) for i in range(settings.num_patches)]
+    anchor, glance = _ExitLayout("anchor", ("anchor",), False), _ExitLayout("glance", ("glance",), False)
     if settings.order == "anchor_first":
         if settings.anchor_exit:
             return [anchor, glance._replace(second_stage=True), *patches]
@@ -64,7 +64,7 @@ def exit_plan(settings: AnchorNetSettings) -> list[_Plan]:
 
 def exit_names(settings: AnchorNetSettings) -> tuple[str, ...]:
     """Names of the exits of an order, in order."""
-    return tuple(plan.name for plan in exit_plan(settings))
+    return tuple(plan.name for plan in exit_layouts(settings))
 
 
 @dataclass(frozen=True)
@@ -118,21 +118,21 @@ class AnchorCascade(Cascade[AnchorState]):
             compat=settings.compat,
         )
         self.num_boxes = settings.num_patches
-        self._plan = exit_plan(settings)
+        self._layouts = exit_layouts(settings)
         self._macs = self._measure(networks)
         self._networks = {role: self._ready(module) for role, module in networks.items()}
-        self.exits = [Exit(plan.name, sum(self._macs[op] for op in plan.operations)) for plan in self._plan]
+        self.exits = [Exit(plan.name, sum(self._macs[op] for op in plan.operations)) for plan in self._layouts]
         self.stages = self._stages()
 
     def _stages(self) -> tuple[Stage, Stage]:
-        second = [plan.second_stage for plan in self._plan].index(True)
+        second = [plan.second_stage for plan in self._layouts].index(True)
         state = {
             **image_layout(self.image_size),
             "logits": (np.dtype(np.float32), (len(self.classes),)),
             "boxes": (np.dtype(np.int16), (self.num_boxes, 2)),
         }
         return (
-            Stage(self._plan[0].name, 0, second, image_layout(self.image_size)),
+            Stage(self._layouts[0].name, 0, second, image_layout(self.image_size)),
             Stage("patches", second, len(self.exits), state),
         )
 
@@ -164,7 +164,7 @@ class AnchorCascade(Cascade[AnchorState]):
     @torch.inference_mode()
     def advance(self, state: AnchorState, exit_index: int) -> tuple[Step, AnchorState]:
         """Compute the operations of an exit for every row of ``state``."""
-        plan = self._plan[exit_index]
+        plan = self._layouts[exit_index]
         logits = state.logits
         for operation in plan.operations:
             logits, state = getattr(self, f"_{operation}")(state)

@@ -14,8 +14,8 @@ from jobs.training.progress import TrainingWatch, told
 
 def test_batches_pass_and_the_first_step_is_told() -> None:
     heard: list[str] = []
-    tally = SimpleNamespace(tell=SimpleNamespace(remote=heard.append))
-    assert list(told("abc", tally, "epoch 2")) == ["a", "b", "c"]
+    notes = SimpleNamespace(tell=SimpleNamespace(remote=heard.append))
+    assert list(told("abc", notes, "epoch 2")) == ["a", "b", "c"]
     assert heard[0] == "epoch 2, step 0"
     assert list(told("abc", None, "epoch 2")) == ["a", "b", "c"]
 
