@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from anchornet.files.s3_listing import list_objects
+
 S3_ATTEMPTS = 12
 _NO_DATA = {"_SUCCESS", "_temporary", "_metadata", "_common_metadata"}
 REQUEST_TIMEOUT_S = 60.0
@@ -93,12 +95,15 @@ def list_visible(uri: str) -> list[str]:
     """Every file below the folder ``uri`` that is meant as data, sorted by name.
 
     Left out are files and folders whose name begins with a dot, and what Spark and Arrow write beside data
-    (``_SUCCESS`` and its like). A camera's ``_MG_1234.JPG`` is data. Raises FileNotFoundError when the folder does not
-    exist, ValueError for a local name that is not UTF-8.
+    (``_SUCCESS`` and its like). A camera's ``_MG_1234.JPG`` is data. Data may be millions of objects, so S3 is asked by
+    several requests at a time. Raises FileNotFoundError when the folder does not exist, ValueError for a local name that is
+    not UTF-8.
     """
     root = absolute(uri).rstrip("/")
     try:
-        found = list_files(root)
+        found = (
+            list_objects(root, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S) if is_s3(root) else list_files(root)
+        )
     except UnicodeDecodeError as error:
         raise ValueError(f"a file below {uri} has a name that is not UTF-8 ({error}); rename it") from error
     return [file for file, _ in found if not any(map(_is_hidden, file[len(root) + 1 :].split("/")))]

@@ -1,0 +1,177 @@
+"""Every object below an ``s3://`` folder, listed by several requests at a time.
+
+A listing of S3 is a chain: an answer holds at most 1,000 keys, and the next request needs the last of them. What breaks the
+chain is ``Delimiter="/"``: it names the subfolders without their content. They cut the keys into ranges, and each range is
+listed by a thread of its own. Which subfolders were seen decides how fast it goes, never what is found: the ranges cover every
+key there can be. Servers that do not answer in the order of the keys' bytes (S3's directory buckets) cannot be listed so.
+
+boto3 is imported by the first listing, so that nobody else waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from urllib.parse import unquote
+
+Entry = tuple[str, int]
+"""Key of an object, its size in bytes."""
+THREADS = 16
+"""Requests at a time."""
+RANGES = 4 * THREADS
+"""Most ranges: several for each thread, so that one with many keys does not hold up the rest."""
+PAGES_PER_RANGE = 2
+"""Fewest answers' worth of keys in a range: its last answer reaches beyond its end, and what is there is read twice."""
+PAGE_KEYS = 1000
+"""Keys of an answer, the most that servers give."""
+_CONNECT_TIMEOUT_S = 10.0
+_ENTRIES = "anchornet_entries"
+_CONTENTS = re.compile(rb"<Contents>.*</Contents>", re.DOTALL)
+_KEY_AND_SIZE = re.compile(rb"<Key>([^<]*)</Key>.*?<Size>(\d+)</Size>.*?</Contents>", re.DOTALL)
+_ENCODED = b"<EncodingType>url</EncodingType>"
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What is listed: keys of ``bucket`` that begin with ``prefix`` (empty, or ending in a slash)."""
+
+    client: Any
+    bucket: str
+    prefix: str
+    page_keys: int
+
+    def page(self, after: str = "") -> tuple[list[Entry], bool]:
+        """The next objects behind the key ``after``, in order, and whether there are more of them."""
+        answer = self._ask(Prefix=self.prefix, StartAfter=after)
+        # boto3 has read those that _take_entries left: answers of servers that write their XML in another way
+        entries = answer.get(_ENTRIES) or [(entry["Key"], entry["Size"]) for entry in answer.get("Contents", ())]
+        return entries, answer["IsTruncated"]
+
+    def subfolders(self, prefix: str) -> list[str]:
+        """The first subfolders right below ``prefix``."""
+        answer = self._ask(Prefix=prefix, Delimiter="/")
+        return [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+
+    def _ask(self, **question: str) -> dict[str, Any]:
+        answer: dict[str, Any] = self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=self.page_keys, **question)
+        return answer
+
+
+def list_objects(uri: str, *, attempts: int, timeout_s: float, page_keys: int = PAGE_KEYS) -> list[tuple[str, int]]:
+    """Every object below the folder ``uri`` as (uri, size in bytes), sorted by name; ``folder/`` markers are left out.
+
+    Each request is tried ``attempts`` times and given up after ``timeout_s`` without a byte. Raises FileNotFoundError when
+    nothing begins with the folder's name (a whole bucket may be empty), OSError when the server refuses or does not answer.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    bucket, _, path = uri.removeprefix("s3://").rstrip("/").partition("/")
+    prefix = path + "/" if path else ""
+    with _storage_errors(uri):
+        entries = _list_ranges(_Folder(_client(endpoint, region, attempts, timeout_s), bucket, prefix, page_keys))
+    if prefix and not entries:
+        raise FileNotFoundError(f"folder {uri} does not exist: no object of bucket {bucket} begins with {prefix!r}")
+    found = ((key.removesuffix("/"), size) for key, size in entries if size or not key.endswith("/"))
+    return sorted((f"s3://{bucket}/{key}", size) for key, size in found)
+
+
+def _list_ranges(folder: _Folder) -> list[Entry]:
+    """All objects of the folder; a single request when they fit into one answer."""
+    entries, more = folder.page()
+    if not more:
+        return entries
+    last = entries[-1][0]
+    with ThreadPoolExecutor(THREADS) as pool:
+        cuts = [cut for cut in _cuts(folder, pool) if cut > last]
+        cuts = _thinned(cuts, entries)
+        parts = pool.map(_list_range, [folder] * (len(cuts) + 1), [last, *cuts], [*cuts, None])
+        return entries + [entry for part in parts for entry in part]
+
+
+def _cuts(folder: _Folder, pool: ThreadPoolExecutor) -> list[str]:
+    """Names of subfolders, sorted: of the first level that has RANGES of them, or of the last that there is.
+
+    One request for each folder of a level, so no more subfolders of each are seen than an answer holds.
+    """
+    level = [folder.prefix]
+    while len(level) < RANGES:
+        below = [name for names in pool.map(folder.subfolders, level) for name in names]
+        if not below:
+            break
+        level = below
+    return sorted(level)
+
+
+def _thinned(cuts: Sequence[str], sample: Sequence[Entry]) -> list[str]:
+    """So many of the cuts that a range holds PAGES_PER_RANGE or more, when all are as dense as in ``sample``, an answer."""
+    if not cuts:
+        return []
+    depth = cuts[0].count("/")
+    folders_per_page = len({tuple(key.split("/")[:depth]) for key, _ in sample})
+    ranges = max(1, min(RANGES, len(cuts) // (folders_per_page * PAGES_PER_RANGE)))
+    return list(cuts[:: -(-len(cuts) // ranges)])
+
+
+def _list_range(folder: _Folder, after: str, end: str | None) -> list[Entry]:
+    """The objects behind the key ``after``, up to and with ``end``; None stands for the folder's end."""
+    entries: list[Entry] = []
+    more = True
+    while more and (end is None or after < end):
+        page, more = folder.page(after)
+        entries += page
+        after = page[-1][0] if page else after
+    return [entry for entry in entries if end is None or entry[0] <= end]
+
+
+@cache
+def _client(endpoint: str | None, region: str | None, attempts: int, timeout_s: float) -> Any:
+    """One patient client for all threads; without any credentials it asks unsigned, as Arrow's does."""
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    session = boto3.session.Session()
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=timeout_s,
+        max_pool_connections=THREADS,
+        ignore_configured_endpoint_urls=True,  # AWS_ENDPOINT_URL alone decides, as everywhere in this project
+        signature_version=None if session.get_credentials() else UNSIGNED,
+    )
+    client = session.client("s3", endpoint_url=endpoint or None, region_name=region, config=config)
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _take_entries)
+    return client
+
+
+def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+    """Cut the objects out of an answer and put their keys and sizes beside it, before boto3 reads it.
+
+    boto3 makes a dictionary of six fields, a date among them, of each object: seven times the work. Threads share the time that
+    Python takes, so it decides how fast they are together. Without ``EncodingType`` a key may hold entities: left to boto3.
+    """
+    body: bytes = response_dict["body"]
+    found = _CONTENTS.search(body)
+    if not found or _ENCODED not in body[: found.start()] + body[found.end() :]:
+        return
+    entries = _KEY_AND_SIZE.findall(found[0])
+    if len(entries) == found[0].count(b"<Contents>"):
+        customized_response_dict[_ENTRIES] = [(unquote(key.decode()), int(size)) for key, size in entries]
+        response_dict["body"] = body[: found.start()] + body[found.end() :]
+
+
+@contextlib.contextmanager
+def _storage_errors(uri: str) -> Iterator[None]:
+    """What boto3 raises as the OSError that the rest of the project knows."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(f"listing {uri} failed: {error}; see docs/s3.md for what has to be set") from error
