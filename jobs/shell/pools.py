@@ -29,10 +29,11 @@ def pool_options(pool: PoolSettings, calls_in_flight: int = 1) -> dict[str, Any]
         min_size=pool.actors,
         max_size=pool.largest,
         initial_size=pool.actors,
-        max_concurrent_calls_per_actor=calls_in_flight,
         enable_true_multi_threading=calls_in_flight > 1,
     )
     options: dict[str, Any] = {"compute": strategy, "num_cpus": pool.cpus, "num_gpus": pool.gpus}
+    # An option of the actor rather than of the strategy, whose max_concurrent_calls_per_actor Ray has only since 2.60.
+    options["max_concurrency"] = calls_in_flight
     if pool.accelerator_type:
         options["accelerator_type"] = pool.accelerator_type
     return options
