@@ -16,12 +16,15 @@ import uuid
 from functools import cache
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from anchornet.files.s3_listing import list_objects
 
 S3_ATTEMPTS = 12
 _NO_DATA = {"_SUCCESS", "_temporary", "_metadata", "_common_metadata"}
+WRITES_SMALL_FILES_WHOLE = int(pa.__version__.split(".")[0]) >= 21
+"""Whether this Arrow can write a small file in one PUT; an older one uploads in parts, as whole but slower."""
 REQUEST_TIMEOUT_S = 60.0
 """Seconds without a byte before a request is given up; Arrow's 3 are too few for a server that is under load."""
 
@@ -53,8 +56,9 @@ def _s3_file_system(endpoint: str | None, region: str | None) -> pafs.FileSystem
     options: dict[str, object] = {
         "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
         "request_timeout": REQUEST_TIMEOUT_S,
-        "allow_delayed_open": True,  # a small file is one PUT, not a multipart upload of one part
     }
+    if WRITES_SMALL_FILES_WHOLE:
+        options["allow_delayed_open"] = True
     if endpoint:
         options["endpoint_override"] = endpoint
         options["scheme"] = "http" if endpoint.startswith("http://") else "https"

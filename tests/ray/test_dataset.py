@@ -121,9 +121,9 @@ class TestListing:
             with pytest.raises(ValueError, match=reason):
                 list_images(DatasetSettings(path=str(path)), classes, seed=0)
 
-        refused(tmp_path / "nowhere", "does not exist")
+        refused(tmp_path / "nowhere", r"does not exist; give a folder, an s3:// prefix or a \.parquet file")
         (tmp_path / "empty").mkdir()
-        refused(tmp_path / "empty", "is empty")
+        refused(tmp_path / "empty", "is empty; put images into one folder per class")
         storage.write_bytes(str(tmp_path / "one" / "cat" / "1.png"), encode(0))
         refused(tmp_path / "one", "has a single class, 'cat'")
         write_folders(str(tmp_path / "loose"), 2)
@@ -155,9 +155,9 @@ class TestListing:
     def test_parquet_that_cannot_be_used_is_refused_with_the_reason(self, tmp_path: Path) -> None:
         path = str(tmp_path / "data.parquet")
         for labels, reason in (
-            ([0.5, 1.0], "must be text or integers, got double"),
-            (["a", None], "1 rows without a label"),
-            (pa.array([], pa.string()), "has no rows"),
+            ([0.5, 1.0], "column 'label' must be text or integers, got double"),
+            (["a", None], "has 1 rows without a label; remove them"),
+            (pa.array([], pa.string()), "has no rows; write at least one image into it"),
         ):
             write_parquet(path, len(labels), labels=labels)
             with pytest.raises(ValueError, match=reason):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import anchornet
+from tests import oldest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -83,6 +84,18 @@ def test_version_package_and_changelog_agree() -> None:
 def test_torch_is_never_pinned_or_capped() -> None:
     (torch,) = [line for line in PROJECT["project"]["dependencies"] if re.match(r"torch\b", line)]
     assert re.fullmatch(r"torch>=\d+\.\d+", torch)
+
+
+def test_the_lowest_versions_are_pins_of_every_dependency() -> None:
+    project = PROJECT["project"]
+    lines = oldest.pins(project)
+    assert len(lines) == len(project["dependencies"]) + len(oldest.TESTED_WITH)
+    assert all(re.fullmatch(r"[A-Za-z0-9-]+(\[[a-z,]+\])?==[0-9.]+", line) for line in lines)
+    assert {line.partition("==")[0] for line in lines} >= {"torch", "ray[data,default,train]", "moto[server]"}
+    assert oldest.oldest("a-b[c]>=1.2") == "a-b[c]==1.2"
+    for line in ("torch", "torch>2", "torch>=2,<3", "torch==2.6"):
+        with pytest.raises(ValueError, match="must have the form name>=version"):
+            oldest.oldest(line)
 
 
 def test_every_test_file_lies_in_a_tier() -> None:

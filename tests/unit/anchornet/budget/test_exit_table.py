@@ -59,22 +59,22 @@ def test_select_takes_rows_of_every_column() -> None:
 
 
 def test_without_labels_nothing_is_correct() -> None:
-    with pytest.raises(ValueError, match="no labels"):
+    with pytest.raises(ValueError, match="exit table has no labels, so nothing is known to be correct"):
         _ = small(labelled=False).correct
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"confidence": np.full((3, 2), np.nan, np.float32)}, "finite"),
-        ({"confidence": np.zeros((3, 3), np.float32)}, r"shape \(3, 2\), got \(3, 3\)"),
-        ({"image_id": np.array([1, 1, 2])}, "unique"),
-        ({"image_id": np.array([1.5, 2.5, 3.5])}, "must hold int64"),
-        ({"cost_macs": np.array([[10, 5]] * 3)}, "cumulative"),
-        ({"cost_macs": np.array([[-1, 5]] * 3)}, "cumulative"),
+        ({"confidence": np.full((3, 2), np.nan, np.float32)}, "confidence must be finite, got NaN"),
+        ({"confidence": np.zeros((3, 3), np.float32)}, r"must have shape \(3, 2\), got \(3, 3\)"),
+        ({"image_id": np.array([1, 1, 2])}, "image_id must be unique, got repeated ids"),
+        ({"image_id": np.array([1.5, 2.5, 3.5])}, "must hold int64, got float64; convert it first"),
+        ({"cost_macs": np.array([[10, 5]] * 3)}, "must be cumulative and >= 0"),
+        ({"cost_macs": np.array([[-1, 5]] * 3)}, "must be cumulative and >= 0"),
         ({"label": np.array([0, -1, 2])}, "every image or for none"),
-        ({"label": np.array([0, 1])}, r"shape \(3,\)"),
-        ({"exits": ()}, "empty"),
+        ({"label": np.array([0, 1])}, r"must have shape \(3,\)"),
+        ({"exits": ()}, "exit table is empty"),
     ],
 )
 def test_what_is_wrong_is_refused(change: dict[str, object], message: str) -> None:

@@ -193,7 +193,7 @@ def test_points_out_of_order_are_refused() -> None:
 
 @pytest.mark.parametrize("thresholds", [(), (0.5,), (math.nan, -math.inf)])
 def test_thresholds_that_are_no_policy_are_refused(thresholds: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="end in -inf"):
+    with pytest.raises(ValueError, match="policy thresholds must be numbers that end in -inf"):
         Policy(thresholds)
 
 

@@ -50,6 +50,15 @@ def test_lists_that_cannot_be_used_are_refused(column: pa.Array, message: str, t
         manifest.list_input(InputSettings(path=str(tmp_path / "list.parquet")))
 
 
+def test_an_input_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="has no files; give a folder, an s3:// prefix or a Parquet with a column 'uri'"
+    ):
+        ingest.list_input(InputSettings(path=str(write(tmp_path, ".hidden"))))
+    with pytest.raises(ValueError, match="nowhere does not exist; give a folder, an s3:// prefix or a Parquet file"):
+        ingest.list_input(InputSettings(path=str(tmp_path / "nowhere")))
+
+
 def test_a_list_without_the_column_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["a"]}), tmp_path / "list.parquet")
     with pytest.raises(ValueError, match=r"has no column 'uri' \(it has url\)"):

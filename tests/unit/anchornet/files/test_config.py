@@ -87,13 +87,20 @@ def test_refusals_name_the_key_and_the_rule(overrides: list[str], message: str) 
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match="does not exist; see jobs/configs/ for examples"):
         load_config(Outer, str(tmp_path / "none.yaml"))
 
 
-@pytest.mark.parametrize("text", ["- 1\n", "name: [", "just text"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match=r"must be a mapping|not valid YAML"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n", "must be a mapping of sections, got list"),
+        ("name: [", r"configuration .*job\.yaml is not valid YAML: "),
+        ("just text", "must be a mapping of sections, got str"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         load_config(Outer, write(tmp_path, text))
 
 

@@ -91,7 +91,7 @@ def test_a_view_has_the_size_asked_for_and_the_input_is_untouched() -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"size": 0}, "size must be >= 1"),
+        ({"size": 0}, "crop size must be >= 1 pixel, got 0"),
         ({"min_area_fraction": 0.0}, "area fractions must satisfy"),
         ({"min_area_fraction": 0.5, "max_area_fraction": 0.4}, "area fractions must satisfy"),
         ({"max_area_fraction": 1.1}, "area fractions must satisfy"),

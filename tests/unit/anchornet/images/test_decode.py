@@ -158,11 +158,22 @@ def test_damaged_exif_counts_as_upright() -> None:
     assert decode(data).shape == (40, 60, 3)
 
 
+def _pillow_reads(data: bytes) -> bool:
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("format_name", ["PNG", "WEBP", "MPO"])
 def test_first_frame_of_an_animation(format_name: str) -> None:
     frames = [Image.new("RGB", (24, 16), colour) for colour in ("red", "blue", "lime")]
     options = {"lossless": True} if format_name == "WEBP" else {}
-    out = decode(encoded(frames[0], format_name, save_all=True, append_images=frames[1:], **options))
+    data = encoded(frames[0], format_name, save_all=True, append_images=frames[1:], **options)
+    if format_name == "MPO" and not _pillow_reads(data):
+        pytest.skip("this Pillow writes MPO files that no Pillow can read")
+    out = decode(data)
     np.testing.assert_allclose(out[8, 12], (255, 0, 0), atol=2)
 
 

@@ -349,6 +349,9 @@ def test_a_damaged_mark_is_not_guessed_at() -> None:
     mark.write(b'{"authorised_macs": 12')
     with pytest.raises(RuntimeError, match="cannot be read"):
         Ledger.open(plan(), mark)
+    mark.write(MarkState(authorised_macs=-1, epoch=2).to_bytes())
+    with pytest.raises(RuntimeError, match=r"cannot be read \(authorised_macs -1, epoch 2\)"):
+        Ledger.open(plan(), mark)
 
 
 def test_the_mark_lies_in_a_file(tmp_path: Path) -> None:

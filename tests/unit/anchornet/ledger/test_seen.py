@@ -66,7 +66,7 @@ def test_a_snapshot_from_before_the_bitmap_grew_stands_for_no_more_images() -> N
 
 
 def test_negative_ids_are_refused() -> None:
-    with pytest.raises(ValueError, match="image_id must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="image_id must be >= 0, got -1; ids are positions in the manifest"):
         SeenImages(1, 10).lease(0, np.array([-1]))
 
 

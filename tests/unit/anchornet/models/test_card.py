@@ -113,7 +113,10 @@ def test_cards_that_cannot_be_are_refused(change: dict[str, Any], message: str, 
         load_model(str(folder))
 
 
-@pytest.mark.parametrize(("text", "message"), [("- a", "must hold a mapping, got list"), ("a: [", "not valid YAML")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a", "must hold a mapping, got list"), ("a: [", r"model\.yaml is not valid YAML \(")],
+)
 def test_cards_that_are_no_mapping_are_refused(text: str, message: str, folder: Path) -> None:
     (folder / "model.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):

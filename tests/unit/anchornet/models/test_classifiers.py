@@ -72,7 +72,9 @@ def test_unknown_names_are_refused(name: str, message: str) -> None:
 
 
 def test_no_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_classes >= 1, got 0"):
+    with pytest.raises(
+        ValueError, match="classifier 'resnet18' needs num_classes >= 1, got 0; give the number of labels"
+    ):
         build_classifier("resnet18", 0)
 
 

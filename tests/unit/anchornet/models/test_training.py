@@ -130,8 +130,8 @@ class TestValidation:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"epochs": 0}, "epochs must be >= 1"),
-        ({"batch_size": 0}, "batch_size must be >= 1"),
+        ({"epochs": 0}, "training.epochs must be >= 1, got 0"),
+        ({"batch_size": 0}, "training.batch_size must be >= 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be > 0"),
         ({"momentum": 1.0}, "momentum must be in"),
         ({"momentum": 0.0}, "nesterov needs"),

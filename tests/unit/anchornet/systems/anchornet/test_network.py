@@ -48,7 +48,7 @@ def test_any_number_of_classes(num_classes: int) -> None:
 
 
 def test_no_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_classes >= 1, got 0"):
+    with pytest.raises(ValueError, match="AnchorNet needs num_classes >= 1, got 0"):
         AnchorNet(0)
 
 

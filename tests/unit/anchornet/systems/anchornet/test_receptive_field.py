@@ -85,10 +85,10 @@ def test_other_networks_have_other_fields() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.Conv2d(3, 3, 3, padding=1), "padding"),
-        (nn.Conv2d(3, 3, 3, padding="same"), "padding same"),
-        (nn.Conv2d(3, 3, (3, 1)), "oblong"),
-        (nn.MaxPool2d(2, 2, ceil_mode=True), "ceil_mode"),
+        (nn.Conv2d(3, 3, 3, padding=1), "has padding .*, so border cells see less"),
+        (nn.Conv2d(3, 3, 3, padding="same"), "has padding same, so border cells see less"),
+        (nn.Conv2d(3, 3, (3, 1)), "is oblong"),
+        (nn.MaxPool2d(2, 2, ceil_mode=True), "or has ceil_mode; use equal sides"),
         (nn.ConvTranspose2d(3, 3, 2), "enlarges the map"),
         (nn.Linear(3, 3), "no 2-d convolution"),
     ],
@@ -99,7 +99,7 @@ def test_what_the_equation_does_not_cover_is_refused(layer: nn.Module, message: 
 
 
 def test_too_small_an_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 95 px"):
+    with pytest.raises(ValueError, match="is smaller than the receptive field; use at least 95 px"):
         rf.grid_size(94, PAPER)
 
 
@@ -184,12 +184,12 @@ def test_a_selection_that_can_fall_short_is_refused() -> None:
 
 @pytest.mark.parametrize("iou_threshold", [-0.1, 1.0, float("nan")])
 def test_thresholds_out_of_range_are_refused(iou_threshold: float) -> None:
-    with pytest.raises(ValueError, match=r"iou_threshold must be in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"iou_threshold must be in \[0, 1\), got .*; the paper uses 0\.3"):
         rf.guaranteed_patches(iou_threshold, 17, PAPER, 4)
 
 
 def test_counts_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_patches must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_patches must be >= 1, got 0; the cascade looks at one patch or more"):
         rf.check_selection(0.3, 0, 17, PAPER)
     with pytest.raises(ValueError, match="at_most must be >= 1, got 0"):
         rf.guaranteed_patches(0.3, 17, PAPER, 0)

@@ -1,0 +1,148 @@
+"""What a label job plans: sizes, what earlier starts spent, and the pools that would leave nothing for reading."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.frontier import fit_frontier
+from anchornet.bundle import Bundle
+from anchornet.ledger.mark import MarkState
+from anchornet.systems.anchornet.cascade import AnchorCascade
+from anchornet.units import GIGA
+from jobs.labelling import folder
+from jobs.labelling.plan import check_resources, plan_label
+from jobs.settings import BudgetSettings, ClusterSettings, InputSettings, LabelConfig, PoolSettings, RunSettings
+from tests.tiny_bundle import tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    """The tiny networks with a frontier fitted on made-up answers: later exits are better."""
+    plain = tiny_bundle()
+    exits = AnchorCascade(plain).exits
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.3, 1, (200, len(exits)))
+    table = ExitTable(
+        exits=tuple(each.name for each in exits),
+        image_id=np.arange(200),
+        confidence=confidence.astype(np.float32),
+        prediction=(random.uniform(size=confidence.shape) > np.linspace(0.4, 0.9, len(exits))).astype(np.int32),
+        cost_macs=np.tile(np.cumsum([each.macs for each in exits]), (200, 1)),
+        label=np.zeros(200, np.int32),
+    )
+    return replace(plain, frontier=fit_frontier(table))
+
+
+def config(run: Path, **changes: object) -> LabelConfig:
+    budget = changes.pop("budget", None) or BudgetSettings(gflops_per_image=1.0)
+    settings = {"run": RunSettings(folder=str(run)), "bundle": "b", "input": InputSettings(path="i"), "budget": budget}
+    return LabelConfig(**(settings | changes))  # type: ignore[arg-type]
+
+
+def a_budget(bundle: Bundle, images: int, mode: str = "hard") -> BudgetSettings:
+    """Half way between the dearest and the cheapest policy, for ``images`` images."""
+    assert bundle.frontier is not None
+    middle = 0.5 * (bundle.frontier.minimum_gflops + bundle.frontier.maximum_gflops)
+    return BudgetSettings(total_gflops=middle * images, mode=mode)  # type: ignore[arg-type]
+
+
+def started_before(run: Path, rows: int, spent_macs: int) -> None:
+    (run / folder.CHECKPOINT_FOLDER).mkdir(parents=True)
+    pq.write_table(pa.table({"image_id": list(range(rows))}), run / folder.CHECKPOINT_FOLDER / "a.parquet")
+    (run / folder.MARK_FILE).write_bytes(MarkState(authorised_macs=spent_macs).to_bytes())
+
+
+def test_a_fresh_run_has_everything_before_it(bundle: Bundle, tmp_path: Path) -> None:
+    plan = plan_label(config(tmp_path, budget=a_budget(bundle, 50)), bundle, 50)
+    assert (plan.num_images, plan.num_labelled, plan.remaining, plan.spent_macs) == (50, 0, 50, 0)
+    assert plan.budget_macs == round((a_budget(bundle, 50).total_gflops or 0) * GIGA)
+    assert plan.policy.expected_macs * 50 == pytest.approx(plan.budget_macs, rel=1e-6)
+    assert (plan.ledger.num_images, plan.ledger.id_limit, plan.ledger.fixed_policy) == (50, 50, None)
+    assert sum(plan.ledger.exit_macs) == AnchorCascade(bundle).exits[-1].macs * 5 + plan.ledger.exit_macs[0]
+    assert plan.exits == ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
+
+
+def test_a_resumed_run_plans_the_rest_with_the_rest(bundle: Bundle, tmp_path: Path) -> None:
+    fresh = plan_label(config(tmp_path, budget=a_budget(bundle, 50)), bundle, 50)
+    started_before(tmp_path, rows=20, spent_macs=round(0.4 * fresh.budget_macs))
+    plan = plan_label(config(tmp_path, budget=a_budget(bundle, 50)), bundle, 50)
+    assert (plan.num_labelled, plan.remaining) == (20, 30)
+    assert plan.spent_macs == round(0.4 * fresh.budget_macs)
+    assert plan.budget_macs == fresh.budget_macs
+    assert plan.policy.expected_macs * 30 == pytest.approx(0.6 * fresh.budget_macs, rel=1e-6)
+    assert (plan.ledger.num_images, plan.ledger.id_limit) == (30, 50)
+    assert plan.ledger.session != fresh.ledger.session
+
+
+def test_in_mode_fixed_the_policy_is_the_whole_jobs(bundle: Bundle, tmp_path: Path) -> None:
+    started_before(tmp_path, rows=20, spent_macs=10**9)
+    plan = plan_label(config(tmp_path, budget=a_budget(bundle, 50, "fixed")), bundle, 50)
+    assert plan.ledger.fixed_policy == plan.policy
+    assert plan.policy.expected_macs * 50 == pytest.approx(plan.budget_macs, rel=1e-6)
+
+
+def test_a_bundle_without_frontier_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"bundle b has no frontier; run python -m jobs\.calibrate first"):
+        plan_label(config(tmp_path), replace(bundle, frontier=None), 50)
+
+
+def test_the_summary_says_what_a_person_wants_to_know(bundle: Bundle, tmp_path: Path) -> None:
+    fresh = plan_label(config(tmp_path, budget=a_budget(bundle, 50)), bundle, 50)
+    assert "images   50, of which 0 are labelled already" in fresh.summary()
+    assert "earlier starts" not in fresh.summary()
+    assert f"{fresh.budget_macs / GIGA / 50:.4f} per image" in fresh.summary()
+    resumed = replace(fresh, num_labelled=20, spent_macs=1_500_000_000)
+    assert "of which 20 are labelled" in resumed.summary()
+    assert "; 1.500 of them spent by earlier starts" in resumed.summary()
+    assert f"anchor {100 * fresh.policy.exit_fractions[0]:.0f} %" in resumed.summary()
+    assert "accuracy" in fresh.summary()
+    unlabelled = replace(fresh, policy=replace(fresh.policy, accuracy=None, accuracy_se=None))
+    assert "accuracy" not in unlabelled.summary()
+
+
+POOLS = {"stage1": PoolSettings(actors=2, cpus=0.5), "stage2": PoolSettings(actors=3, max_actors=4, cpus=0.25)}
+LOCAL = ClusterSettings()
+REMOTE = ClusterSettings(address="ray://head:10001")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "held"),
+    [(LOCAL, 2 * 0.5 + 4 * 0.25), (REMOTE, 2 * 0.5 + 3 * 0.25)],
+    ids=["a local Ray cannot grow", "a cluster can"],
+)
+def test_pools_leave_cpus_for_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSettings, held: float
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    settings = config(tmp_path, cluster=cluster, **POOLS)
+    others = settings.input.decode_cpus + 0.25 + 0.25 + 1.0
+    check_resources(settings, held + others, 0)
+    sizes = f"2 x 0.5 \\+ {4 if cluster is LOCAL else 3} x 0.25"
+    with pytest.raises(
+        ValueError, match=rf"hold {held:g} logical CPUs \({sizes}\) and .* need {others:g}, together more"
+    ):
+        check_resources(settings, held + others - 0.01, 0)
+
+
+def test_only_a_local_ray_is_told_of_its_own_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for cluster in (LOCAL, REMOTE):
+        with pytest.raises(ValueError, match="the job would wait for ever") as refusal:
+            check_resources(config(tmp_path, cluster=cluster, **POOLS), 1, 0)
+        assert ("or raise cluster.local_cpus" in str(refusal.value)) == (cluster is LOCAL)
+
+
+def test_pools_have_their_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    pools = {"stage1": PoolSettings(gpus=0.5), "stage2": PoolSettings(actors=1, max_actors=3, gpus=1)}
+    check_resources(config(tmp_path, cluster=LOCAL, **pools), 100, 3.5)
+    with pytest.raises(ValueError, match=r"the pools ask for 3.5 GPUs, this machine has 3; lower stage1\.gpus"):
+        check_resources(config(tmp_path, cluster=LOCAL, **pools), 100, 3)
+    check_resources(config(tmp_path, cluster=REMOTE, **pools), 100, 0)  # the cluster may grow
