@@ -74,7 +74,7 @@ class Frontier:
     labelled: bool
     """True when labels were known, so that accuracies are."""
     hashes: Mapping[str, str] = field(default_factory=dict)
-    """Hashes of what it belongs to: weights, preprocessing, exit table."""
+    """sha256 of what it belongs to: ``weights``, ``cascade`` (system, preprocessing, classes), ``exit_table`` (the file)."""
 
     def __post_init__(self) -> None:
         """Refuse an order that mixing could not use."""

@@ -6,6 +6,7 @@ pass), so lost and repeated work is seen here whatever the ledger believes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -171,7 +172,8 @@ def test_the_driver_killed_and_the_job_resumed(shop: Workshop, tmp_path: Path, m
         if labels.exists() and len(list(labels.glob("*.parquet"))) >= 2:
             process.send_signal(signal.SIGKILL)
             break
-        time.sleep(0.05)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
     assert process.wait() == -signal.SIGKILL, (tmp_path / "driver.log").read_text()[-2000:]
     assert label.main(twice) == 0
     report = check(shop, tmp_path, macs_log)

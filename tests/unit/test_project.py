@@ -109,6 +109,16 @@ def test_pre_commit_and_ci_run_the_same_lint() -> None:
     assert "\nmake lint\n" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_tests_never_sleep() -> None:
+    calls = (
+        (path, node)
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    )
+    assert not [path for path, node in calls if ast.unparse(node.func) in ("time.sleep", "sleep", "asyncio.sleep")]
+
+
 def test_no_module_is_called_utils() -> None:
     folders = [ROOT / name for name in ("anchornet", "jobs", "cluster", "benchmarks", "tests")]
     assert not [path for folder in folders for path in folder.rglob("utils.py")]

@@ -54,9 +54,9 @@ def test_an_input_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="has no files; give a folder, an s3:// prefix or a Parquet with a column 'uri'"
     ):
-        ingest.list_input(InputSettings(path=str(write(tmp_path, ".hidden"))))
+        manifest.list_input(InputSettings(path=str(write(tmp_path, ".hidden"))))
     with pytest.raises(ValueError, match="nowhere does not exist; give a folder, an s3:// prefix or a Parquet file"):
-        ingest.list_input(InputSettings(path=str(tmp_path / "nowhere")))
+        manifest.list_input(InputSettings(path=str(tmp_path / "nowhere")))
 
 
 def test_a_list_without_the_column_is_refused(tmp_path: Path) -> None:

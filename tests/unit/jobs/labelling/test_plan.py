@@ -13,12 +13,14 @@ import pytest
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import fit_frontier
 from anchornet.bundle import Bundle
+from anchornet.data.manifest import InputSettings
+from anchornet.files import storage
 from anchornet.ledger.mark import MarkState
-from anchornet.systems.anchornet.cascade import AnchorCascade
 from anchornet.units import GIGA
-from jobs.labelling import folder
 from jobs.labelling.plan import check_resources, plan_label
-from jobs.settings import BudgetSettings, ClusterSettings, InputSettings, LabelConfig, PoolSettings, RunSettings
+from jobs.settings.common import ClusterSettings, PoolSettings, RunSettings
+from jobs.settings.label import BudgetSettings, LabelConfig
+from jobs.shell.run_folder import RunFolder
 from tests.tiny_bundle import tiny_bundle
 
 
@@ -26,7 +28,7 @@ from tests.tiny_bundle import tiny_bundle
 def bundle() -> Bundle:
     """The tiny networks with a frontier fitted on made-up answers: later exits are better."""
     plain = tiny_bundle()
-    exits = AnchorCascade(plain).exits
+    exits = plain.cascade().exits
     random = np.random.default_rng(0)
     confidence = random.uniform(0.3, 1, (200, len(exits)))
     table = ExitTable(
@@ -54,9 +56,10 @@ def a_budget(bundle: Bundle, images: int, mode: str = "hard") -> BudgetSettings:
 
 
 def started_before(run: Path, rows: int, spent_macs: int) -> None:
-    (run / folder.CHECKPOINT_FOLDER).mkdir(parents=True)
-    pq.write_table(pa.table({"image_id": list(range(rows))}), run / folder.CHECKPOINT_FOLDER / "a.parquet")
-    (run / folder.MARK_FILE).write_bytes(MarkState(authorised_macs=spent_macs).to_bytes())
+    checkpoint = Path(RunFolder(str(run)).checkpoint)
+    checkpoint.mkdir(parents=True)
+    pq.write_table(pa.table({"image_id": list(range(rows))}), checkpoint / "a.parquet")
+    storage.write_bytes(RunFolder(str(run)).mark, MarkState(authorised_macs=spent_macs).to_bytes())
 
 
 def test_a_fresh_run_has_everything_before_it(bundle: Bundle, tmp_path: Path) -> None:
@@ -65,7 +68,8 @@ def test_a_fresh_run_has_everything_before_it(bundle: Bundle, tmp_path: Path) ->
     assert plan.budget_macs == round((a_budget(bundle, 50).total_gflops or 0) * GIGA)
     assert plan.policy.expected_macs * 50 == pytest.approx(plan.budget_macs, rel=1e-6)
     assert (plan.ledger.num_images, plan.ledger.id_limit, plan.ledger.fixed_policy) == (50, 50, None)
-    assert sum(plan.ledger.exit_macs) == AnchorCascade(bundle).exits[-1].macs * 5 + plan.ledger.exit_macs[0]
+    assert plan.ledger.exit_macs == tuple(each.macs for each in bundle.cascade().exits)
+    assert plan.pools == (PoolSettings(), PoolSettings())
     assert plan.exits == ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
 
 
@@ -107,42 +111,42 @@ def test_the_summary_says_what_a_person_wants_to_know(bundle: Bundle, tmp_path: 
     assert "accuracy" not in unlabelled.summary()
 
 
-POOLS = {"stage1": PoolSettings(actors=2, cpus=0.5), "stage2": PoolSettings(actors=3, max_actors=4, cpus=0.25)}
+POOLS = (PoolSettings(actors=2, cpus=0.5), PoolSettings(actors=3, max_actors=4, cpus=0.25), PoolSettings(cpus=1))
 LOCAL = ClusterSettings()
 REMOTE = ClusterSettings(address="ray://head:10001")
 
 
 @pytest.mark.parametrize(
     ("cluster", "held"),
-    [(LOCAL, 2 * 0.5 + 4 * 0.25), (REMOTE, 2 * 0.5 + 3 * 0.25)],
+    [(LOCAL, 2 * 0.5 + 4 * 0.25 + 1), (REMOTE, 2 * 0.5 + 3 * 0.25 + 1)],
     ids=["a local Ray cannot grow", "a cluster can"],
 )
 def test_pools_leave_cpus_for_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSettings, held: float
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    settings = config(tmp_path, cluster=cluster, **POOLS)
+    settings = config(tmp_path, cluster=cluster)
     others = settings.input.decode_cpus + 0.25 + 0.25 + 1.0
-    check_resources(settings, held + others, 0)
-    sizes = f"2 x 0.5 \\+ {4 if cluster is LOCAL else 3} x 0.25"
+    check_resources(settings, POOLS, held + others, 0)
+    sizes = f"2 x 0.5 \\+ {4 if cluster is LOCAL else 3} x 0.25 \\+ 1 x 1"
     with pytest.raises(
         ValueError, match=rf"hold {held:g} logical CPUs \({sizes}\) and .* need {others:g}, together more"
     ):
-        check_resources(settings, held + others - 0.01, 0)
+        check_resources(settings, POOLS, held + others - 0.01, 0)
 
 
 def test_only_a_local_ray_is_told_of_its_own_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for cluster in (LOCAL, REMOTE):
         with pytest.raises(ValueError, match="the job would wait for ever") as refusal:
-            check_resources(config(tmp_path, cluster=cluster, **POOLS), 1, 0)
+            check_resources(config(tmp_path, cluster=cluster), POOLS, 1, 0)
         assert ("or raise cluster.local_cpus" in str(refusal.value)) == (cluster is LOCAL)
 
 
 def test_pools_have_their_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    pools = {"stage1": PoolSettings(gpus=0.5), "stage2": PoolSettings(actors=1, max_actors=3, gpus=1)}
-    check_resources(config(tmp_path, cluster=LOCAL, **pools), 100, 3.5)
-    with pytest.raises(ValueError, match=r"the pools ask for 3.5 GPUs, this machine has 3; lower stage1\.gpus"):
-        check_resources(config(tmp_path, cluster=LOCAL, **pools), 100, 3)
-    check_resources(config(tmp_path, cluster=REMOTE, **pools), 100, 0)  # the cluster may grow
+    pools = (PoolSettings(gpus=0.5), PoolSettings(actors=1, max_actors=3, gpus=1))
+    check_resources(config(tmp_path, cluster=LOCAL), pools, 100, 3.5)
+    with pytest.raises(ValueError, match=r"the pools ask for 3.5 GPUs, this machine has 3; lower the gpus of pools"):
+        check_resources(config(tmp_path, cluster=LOCAL), pools, 100, 3)
+    check_resources(config(tmp_path, cluster=REMOTE), pools, 100, 0)  # the cluster may grow

@@ -10,13 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from anchornet.budget.frontier import Frontier, fit_frontier
+from anchornet.data.manifest import InputSettings
+from anchornet.images.preprocess import Preprocessing
 from anchornet.ledger.plan import LedgerPlan
 from anchornet.units import GIGA
 from benchmarks.tables import EXIT_MACS, EXITS, synthetic_table
-from jobs.labelling.folder import LABELS_FOLDER
 from jobs.labelling.plan import LabelPlan
 from jobs.labelling.report import exit_code, make_report, render
-from jobs.settings import BudgetSettings, InputSettings, LabelConfig, RunSettings
+from jobs.settings.common import PoolSettings, RunSettings
+from jobs.settings.label import BudgetSettings, LabelConfig
+from jobs.shell.run_folder import RunFolder
 
 COSTS = (EXIT_MACS[0] / GIGA, (EXIT_MACS[0] + EXIT_MACS[1]) / GIGA)
 """GFLOPs of leaving at the first and at the second exit."""
@@ -45,7 +48,17 @@ def a_plan(frontier: Frontier, num_labelled: int = 0, spent_macs: int = 0) -> La
         stage_starts=(0, 1),
         frontier=frontier,
     )
-    return LabelPlan(IMAGES, num_labelled, spent_macs, frontier.at(1.2), ledger, EXITS)
+    return LabelPlan(
+        num_images=IMAGES,
+        num_labelled=num_labelled,
+        spent_macs=spent_macs,
+        policy=frontier.at(1.2),
+        ledger=ledger,
+        exits=EXITS,
+        stages=("glance", "patches"),
+        pools=(PoolSettings(), PoolSettings()),
+        preprocessing=Preprocessing(),
+    )
 
 
 def write_labels(folder: Path, *, ids: list[int], unreadable: int = 0) -> int:
@@ -58,8 +71,9 @@ def write_labels(folder: Path, *, ids: list[int], unreadable: int = 0) -> int:
         "exit": pa.array([None if i < unreadable else EXITS[i % 2] for i in range(len(ids))], pa.string()),
         "gflops": pa.array(cost, pa.float64()),
     }
-    (folder / LABELS_FOLDER).mkdir(parents=True)
-    pq.write_table(pa.table(rows), folder / LABELS_FOLDER / "a.parquet")
+    labels = Path(RunFolder(str(folder)).labels)
+    labels.mkdir(parents=True)
+    pq.write_table(pa.table(rows), labels / "a.parquet")
     return round(sum(cost) * GIGA)
 
 

@@ -74,7 +74,7 @@ class TestViews:
 
     @pytest.mark.parametrize("sample", [0, 5])
     def test_a_sample_of_none_or_too_many_is_refused(self, proposer: AnchorNet, sample: int) -> None:
-        with pytest.raises(ValueError, match=r"must be in 1\.\.4"):
+        with pytest.raises(ValueError, match=r"patches per image in training must be in 1\.\.4"):
             PatchView(proposer, 4, 0.3, 224, sample=sample)
 
     def test_a_choice_that_can_fall_short_is_refused(self, proposer: AnchorNet) -> None:
