@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -10,6 +11,8 @@ from ray.data import ActorPoolStrategy
 
 from anchornet.cascade.protocol import Placement
 from jobs.settings.common import InferenceSettings, PoolSettings
+
+_CALLS = "max_concurrent_calls_per_actor"
 
 
 def claim(pool: PoolSettings, inference: InferenceSettings) -> Placement:
@@ -25,15 +28,19 @@ def threads_per_actor(pool: PoolSettings) -> int:
 
 def pool_options(pool: PoolSettings, calls_in_flight: int = 1) -> dict[str, Any]:
     """How Ray Data runs a pool of actors; with more than one call in flight the actor does its own locking."""
-    strategy = ActorPoolStrategy(
+    options: dict[str, Any] = {"num_cpus": pool.cpus, "num_gpus": pool.gpus}
+    concurrency = {}
+    if _CALLS in inspect.signature(ActorPoolStrategy).parameters:
+        concurrency[_CALLS] = calls_in_flight
+    else:  # Ray before 2.60 takes it as an option of the actor, which 2.60 calls deprecated
+        options["max_concurrency"] = calls_in_flight
+    options["compute"] = ActorPoolStrategy(
         min_size=pool.actors,
         max_size=pool.largest,
         initial_size=pool.actors,
         enable_true_multi_threading=calls_in_flight > 1,
+        **concurrency,
     )
-    options: dict[str, Any] = {"compute": strategy, "num_cpus": pool.cpus, "num_gpus": pool.gpus}
-    # An option of the actor rather than of the strategy, whose max_concurrent_calls_per_actor Ray has only since 2.60.
-    options["max_concurrency"] = calls_in_flight
     if pool.accelerator_type:
         options["accelerator_type"] = pool.accelerator_type
     return options

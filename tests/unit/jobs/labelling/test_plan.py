@@ -56,9 +56,9 @@ def a_budget(bundle: Bundle, images: int, mode: str = "hard") -> BudgetSettings:
 
 
 def started_before(run: Path, rows: int, spent_macs: int) -> None:
-    checkpoint = Path(RunFolder(str(run)).checkpoint)
-    checkpoint.mkdir(parents=True)
-    pq.write_table(pa.table({"image_id": list(range(rows))}), checkpoint / "a.parquet")
+    finished = Path(RunFolder(str(run)).finished_ids)
+    finished.mkdir(parents=True)
+    pq.write_table(pa.table({"image_id": list(range(rows))}), finished / "a.parquet")
     storage.write_bytes(RunFolder(str(run)).mark, MarkState(authorised_macs=spent_macs).to_bytes())
 
 
