@@ -30,6 +30,7 @@ from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
 from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder
+from jobs.shell.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def execute(config: LabelConfig) -> int:
     with progress(f"listing {config.input.path}"):
         num_images = open_manifest(folder.manifest, config.input, config.run.seed)
     plan = plan_label(config, bundle, num_images)
-    sys.stderr.write(plan.summary() + "\n")
+    say(plan.summary())
     with ray_session(config.cluster, config.run.folder):
         resources = ray.cluster_resources()
         check_resources(config, plan.pools, resources.get("CPU", 0.0), resources.get("GPU", 0.0))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anchornet.report import label_counts
-from anchornet.report.label_counts import MOST_REASONS, OTHER_REASONS, Tally, label_tables, tally_labels
+from anchornet.report.label_counts import MOST_REASONS, OTHER_REASONS, LabelCounts, count_labels, label_tables
 
 
 def rows(*values: tuple[int, str, str | None, str | None, float]) -> pa.Table:
@@ -28,42 +28,42 @@ def test_everything_is_counted_once(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", rows((0, "ok", None, "glance", 0.1), (2, "unreadable", "empty file", None, 0.0)))
     write(tmp_path, "b.parquet", rows((1, "ok", None, "patch1", 0.25), (3, "failed", "empty file", "glance", 0.1)))
     (tmp_path / "notes.txt").write_text("no labels")
-    tally = tally_labels(str(tmp_path), 5)
-    assert tally.rows == 4
-    assert tally.status == {"ok": 2, "unreadable": 1, "failed": 1}
-    assert tally.exits == {"glance": 2, "patch1": 1}
-    assert tally.errors == {"empty file": 2}
-    assert tally.spent_macs == 450_000_000
-    assert (tally.missing, tally.repeated) == (1, 0)
+    counts = count_labels(str(tmp_path), 5)
+    assert counts.rows == 4
+    assert counts.status == {"ok": 2, "unreadable": 1, "failed": 1}
+    assert counts.exits == {"glance": 2, "patch1": 1}
+    assert counts.errors == {"empty file": 2}
+    assert counts.spent_macs == 450_000_000
+    assert (counts.missing, counts.repeated) == (1, 0)
 
 
 def test_repeated_rows_are_told_from_missing_ones(tmp_path: Path) -> None:
     again = (1, "ok", None, "glance", 0.1)
     write(tmp_path, "a.parquet", rows(again, again, again, (0, "ok", None, "glance", 0.1)))
-    tally = tally_labels(str(tmp_path), 4)
-    assert (tally.rows, tally.missing, tally.repeated) == (4, 2, 2)
+    counts = count_labels(str(tmp_path), 4)
+    assert (counts.rows, counts.missing, counts.repeated) == (4, 2, 2)
 
 
 def test_integers_come_back_from_gflops() -> None:
     macs = [60_028_600, 1, 9_007_199_254_740_991 // 4, 850_300_000]
-    tally = Tally()
-    tally.add(rows(*((i, "ok", None, "glance", value / 1e9) for i, value in enumerate(macs))))
-    assert tally.spent_macs == sum(macs)
+    counts = LabelCounts()
+    counts.add(rows(*((i, "ok", None, "glance", value / 1e9) for i, value in enumerate(macs))))
+    assert counts.spent_macs == sum(macs)
 
 
 def test_reasons_beyond_the_most_are_counted_together() -> None:
-    tally = Tally()
-    tally.add(rows(*((i, "failed", f"reason {i}", None, 0.0) for i in range(MOST_REASONS + 3))))
-    tally.add(rows((90, "failed", "reason 0", None, 0.0), (91, "failed", "reason 99", None, 0.0)))
-    assert len(tally.errors) == MOST_REASONS + 1
-    assert tally.errors["reason 0"] == 2
-    assert tally.errors[OTHER_REASONS] == 4
-    assert tally.errors.total() == tally.rows == MOST_REASONS + 5
+    counts = LabelCounts()
+    counts.add(rows(*((i, "failed", f"reason {i}", None, 0.0) for i in range(MOST_REASONS + 3))))
+    counts.add(rows((90, "failed", "reason 0", None, 0.0), (91, "failed", "reason 99", None, 0.0)))
+    assert len(counts.errors) == MOST_REASONS + 1
+    assert counts.errors["reason 0"] == 2
+    assert counts.errors[OTHER_REASONS] == 4
+    assert counts.errors.total() == counts.rows == MOST_REASONS + 5
 
 
 def test_no_folder_is_no_rows(tmp_path: Path) -> None:
     assert list(label_tables(str(tmp_path / "absent"))) == []
-    assert tally_labels(str(tmp_path / "absent"), 3).missing == 3
+    assert count_labels(str(tmp_path / "absent"), 3).missing == 3
 
 
 def test_tables_have_the_columns_asked_for(tmp_path: Path) -> None:
