@@ -27,14 +27,14 @@ from jobs.shell.progress import progress
 from jobs.shell.provenance import provenance, save_provenance
 from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder
-from jobs.training.loop import SCORE, read_state, train_worker
-from jobs.training.plan import TrainPlan, identity, too_many_unreadable
+from jobs.training.local_checkpoints import SCORE, LocalCheckpoints
+from jobs.training.loop import read_state, train_worker
+from jobs.training.plan import CHECKPOINT_FOLDER, TrainPlan, identity, too_many_unreadable
 from jobs.training.progress import training_lines
 from jobs.training.shards import EveryValidationImage
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FOLDER = "checkpoints"
 SHOWN_REASONS = 20
 
 
@@ -65,7 +65,7 @@ def run_training(plan: TrainPlan) -> int:
             scaling_config=_scaling(plan.config),
             run_config=_run_config(plan.config),
             datasets=datasets,
-            dataset_config=EveryValidationImage(),
+            dataset_config=EveryValidationImage(),  # in the driver's own process the data sets come as they are
         )
         with training_lines(folder.metrics, notes):
             result = _fit(trainer)
@@ -197,13 +197,20 @@ def _check_readable(plan: TrainPlan, reasons: dict[str, str]) -> None:
         )
 
 
-def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, str]) -> None:
-    """``RUN/model`` and, last of all, ``RUN/report.json``, whose presence says that the run is finished."""
+def _best_epoch(plan: TrainPlan, result: ray.train.Result) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model's state dict of the epoch to keep, and its metrics; the later one of equals."""
+    if plan.in_process:
+        return LocalCheckpoints(plan.checkpoints).best()
     assert result.best_checkpoints is not None
     checkpoint, best = max(result.best_checkpoints, key=lambda entry: (entry[1][SCORE], entry[1]["epoch"]))
+    return read_state(checkpoint)["model"], best
+
+
+def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, str]) -> None:
+    """``RUN/model`` and, last of all, ``RUN/report.json``, whose presence says that the run is finished."""
+    state, best = _best_epoch(plan, result)
     module = build_classifier(plan.recipe.architecture, len(plan.classes))
-    state = read_state(checkpoint)
-    module.load_state_dict(state["model"])
+    module.load_state_dict(state)
     metrics = {name: value for name, value in best.items() if name != SCORE}
     card = ModelCard(
         role=role_of(plan.recipe),

@@ -31,14 +31,13 @@ from anchornet.models.training import Recipe
 from anchornet.models.weights import load_torchvision_weights
 from anchornet.systems.registry import recipe_code
 from jobs.shell.run_folder import RunFolder, model_in
+from jobs.training.local_checkpoints import SCORE, LocalCheckpoints
 from jobs.training.plan import TrainPlan, too_many_unreadable
 from jobs.training.progress import told
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
-SCORE = "score"
-"""Checkpoint metric that chooses the epoch to keep: validation accuracy, or the epoch number without validation."""
 
 
 @dataclass
@@ -77,8 +76,7 @@ def _start(plan: TrainPlan) -> Trainee:
     """Newest checkpoint of this run, else the initial weights, else scratch; on this worker's device."""
     torch.manual_seed(plan.config.run.seed)
     module = build_classifier(plan.recipe.architecture, len(plan.classes))
-    checkpoint = ray.train.get_checkpoint()
-    saved = read_state(checkpoint) if checkpoint else None
+    saved = _newest_state(plan)
     if saved:
         module.load_state_dict(saved["model"])
     else:
@@ -93,6 +91,14 @@ def _start(plan: TrainPlan) -> Trainee:
     cfg = plan.config
     recipe = recipe_code(plan.recipe).open_recipe(plan.recipe, cfg.crop.size, cfg.image_size, device)
     return Trainee(module, model, optimizer, recipe, history)
+
+
+def _newest_state(plan: TrainPlan) -> dict[str, Any] | None:
+    """What ``_report`` saved last, None before the first epoch has ended."""
+    if plan.in_process:
+        return LocalCheckpoints(plan.checkpoints).last()
+    checkpoint = ray.train.get_checkpoint()
+    return read_state(checkpoint) if checkpoint else None
 
 
 def _initialise(module: nn.Module, plan: TrainPlan) -> None:
@@ -191,21 +197,29 @@ def _report(plan: TrainPlan, trainee: Trainee) -> None:
     if ray.train.get_context().get_world_rank() != 0:
         ray.train.report(metrics)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        state = {
-            "model": trainee.module.state_dict(),
-            "optimizer": trainee.optimizer.state_dict(),
-            "history": trainee.history,
-        }
-        torch.save(state, Path(folder, STATE_FILE))
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{line['epoch']:04d}")
+    state = {
+        "model": trainee.module.state_dict(),
+        "optimizer": trainee.optimizer.state_dict(),
+        "history": trainee.history,
+    }
+    if plan.in_process:
+        LocalCheckpoints(plan.checkpoints).save(state, metrics)
+    else:
+        _hand_over(state, metrics)
     text = "".join(json.dumps(row) + "\n" for row in trainee.history)
     storage.write_bytes(RunFolder(plan.config.run.folder).metrics, text.encode())
 
 
+def _hand_over(state: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Give the state to Ray Train, which keeps it."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder, STATE_FILE))
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{metrics['epoch']:04d}")
+
+
 def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-    """What ``_report`` saved: model, optimizer, history."""
+    """What ``_hand_over`` gave: model, optimizer, history."""
     assert checkpoint.filesystem is not None
     with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{STATE_FILE}") as stream:
         return torch.load(io.BytesIO(stream.read()), map_location="cpu", weights_only=True)

@@ -9,7 +9,9 @@ from anchornet.files import config, storage
 from anchornet.models.training_settings import TrainingSettings
 from anchornet.systems.registry import RecipeSettings, recipe_code
 from jobs.settings.train import TrainConfig
-from jobs.shell.run_folder import model_in
+from jobs.shell.run_folder import RunFolder, model_in
+
+CHECKPOINT_FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,16 @@ class TrainPlan:
     """Training and validation images, for the share that cannot be read."""
     shuffle_buffer: int = 0
     """Images shuffled within a worker; 0 when the data comes fully shuffled."""
+
+    @property
+    def in_process(self) -> bool:
+        """True when the network learns in the driver's own process."""
+        return self.config.workers.most == 0
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of the run's checkpoints."""
+        return RunFolder(self.config.run.folder).at(CHECKPOINT_FOLDER)
 
     @property
     def recipe(self) -> RecipeSettings:
@@ -64,7 +76,8 @@ def identity(plan: TrainPlan) -> dict[str, Any]:
     cfg = plan.config
     sections = {name: config.to_dict(getattr(cfg, name)) for name in ("data", "crop", "init", "recipe")}
     del sections["recipe"]["training"]["epochs"]
-    return {**sections, "seed": cfg.run.seed, "classes": list(plan.classes)}
+    # Checkpoints in the driver's process are other files than Ray Train's.
+    return {**sections, "seed": cfg.run.seed, "in_process": plan.in_process, "classes": list(plan.classes)}
 
 
 def too_many_unreadable(plan: TrainPlan, unreadable: int) -> bool:

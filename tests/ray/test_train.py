@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from anchornet.files import storage
 from anchornet.models.card import load_model
@@ -106,13 +107,14 @@ def test_patches_are_validated_as_they_will_be_used(
     assert load_model(str(tmp_path / "model"))[1].role == "patch"
 
 
-def test_an_interrupted_run_goes_on_by_the_same_command(data: Path, tmp_path: Path, worker_folder: Path) -> None:
-    network = "tests.small_networks:breaking"
-    command = arguments(
-        tmp_path, data, recipe__kind="classifier", recipe__architecture=network, recipe__training__epochs=2
-    )
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupted_run_goes_on_by_the_same_command(
+    workers: int, data: Path, tmp_path: Path, worker_folder: Path
+) -> None:
+    own = {"recipe__kind": "classifier", "recipe__architecture": "tests.small_networks:breaking"}
+    command = arguments(tmp_path, data, **own, recipe__training__epochs=2, workers__count=workers)
     (worker_folder / "break").touch()
-    with pytest.raises(RuntimeError, match=r"training stopped: .*broken on demand"):
+    with pytest.raises(RuntimeError, match="broken on demand"):
         train.main(command)
     assert not (tmp_path / "model").exists()
     [first] = metrics(tmp_path)
@@ -123,6 +125,15 @@ def test_an_interrupted_run_goes_on_by_the_same_command(data: Path, tmp_path: Pa
     assert lines[0] == first
     assert lines[1]["train/learning_rate"] == pytest.approx(0.005)
     assert (tmp_path / "model").exists()
+
+
+def test_in_the_drivers_process_a_network_learns_the_same(glance_run: Path, data: Path, tmp_path: Path) -> None:
+    own = {"recipe__kind": "anchornet.glance", "recipe__architecture": QUICK, "workers__count": 0}
+    assert train.main(arguments(tmp_path, data, **own)) == 0
+    same = ("train/loss", "train/accuracy", "validation/accuracy", "workers")
+    assert [metrics(tmp_path)[0][name] for name in same] == [metrics(glance_run)[0][name] for name in same]
+    mine, theirs = (load_model(str(run / "model"))[0].state_dict() for run in (tmp_path, glance_run))
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
 def test_two_workers_share_a_parquet_file_and_every_held_out_image_counts(data: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def train_config(**values: Any) -> TrainConfig:
         (train_config, {"shuffle_buffer": -1}, "shuffle_buffer must be >= 0, got -1"),
         (train_config, {"image_size": 0}, "image_size must be >= 1 pixel, got 0"),
         (InitSettings, {"model": "a", "weights": "b"}, "give init.model or init.weights, not both"),
-        (WorkerSettings, {"count": (3, 2)}, "workers.count must be a number >= 1 or"),
+        (WorkerSettings, {"count": (3, 2)}, "workers.count must be 0, a number >= 1, or"),
         (WorkerSettings, {"cpus": 0}, "workers.cpus must be > 0, got 0"),
         (WorkerSettings, {"threads": 0}, "workers.threads must be >= 1, got 0"),
         (WorkerSettings, {"max_failures": -1}, "workers.max_failures must be >= 0, got -1"),
