@@ -105,8 +105,9 @@ def measure(uri: str, delay_ms: float, runs: int) -> dict[str, Any]:
 def delayed(delay_ms: float) -> Iterator[None]:
     """The S3 server of the environment seen through a proxy, in a process of its own, that holds each request so long."""
     before = os.environ["AWS_ENDPOINT_URL"]
-    mine, its = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_serve, args=(urlsplit(before).port, delay_ms / 1000, its), daemon=True)
+    processes = multiprocessing.get_context("spawn")  # a fork of a process with Arrow's threads may never come up
+    mine, its = processes.Pipe()
+    process = processes.Process(target=_serve, args=(urlsplit(before).port, delay_ms / 1000, its), daemon=True)
     process.start()
     os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{mine.recv()}"
     try:

@@ -45,7 +45,8 @@ def test_repeated_rows_are_told_from_missing_ones(tmp_path: Path) -> None:
 
 
 def test_integers_come_back_from_gflops() -> None:
-    macs = [60_028_600, 1, 9_007_199_254_740_991 // 4, 850_300_000]
+    assert int(540_877_402_764 / 1e9 * 1e9) == 540_877_402_763  # rounding down loses one
+    macs = [60_028_600, 1, 540_877_402_764, 9_007_199_254_740_991 // 4, 850_300_000]
     counts = LabelCounts()
     counts.add(rows(*((i, "ok", None, "glance", value / 1e9) for i, value in enumerate(macs))))
     assert counts.spent_macs == sum(macs)
