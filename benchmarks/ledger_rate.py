@@ -1,9 +1,9 @@
-"""Leases per second of one ledger, alone and as a Ray actor, and how many GPUs that serves.
+"""Exchanges per second of one ledger, alone and as a Ray actor, and how often 5,000 actors could state then.
 
-    python -m benchmarks.ledger_rate [--rows 256] [--seconds 5] [--callers 2] [--batch-seconds 0.1]
+    python -m benchmarks.ledger_rate [--rows 4096] [--seconds 5] [--callers 2] [--folder s3://BUCKET/PREFIX]
 
-One JSON object per line. ``pairs_per_s``: a lease and its settlement. ``gpus_served``: pairs_per_s x batch_seconds, for
-GPUs that need batch_seconds for a batch (two stages on separate GPUs lease separately).
+One JSON object per line. An exchange settles ``rows`` images and takes the next purse. ``interval_s``: how far apart the
+statements of 5,000 actors are when the ledger does nothing else; a ledger asks for longer intervals by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import ray
@@ -21,7 +21,8 @@ from ray.actor import ActorHandle
 
 from anchornet.budget.frontier import Frontier, FrontierPoint, Policy
 from anchornet.files import storage
-from anchornet.ledger.ledger import Ledger, LedgerPlan, MemoryMark
+from anchornet.ledger.ledger import Grant, Ledger, LedgerPlan, MemoryMark, Statement
+from anchornet.ledger.purse import Purse
 from jobs.labelling.ledger_actor import start_ledger
 from jobs.settings.common import ClusterSettings
 from jobs.shell.provenance import provenance
@@ -31,6 +32,7 @@ EXITS = ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
 EXIT_MACS = (60_538_544, *[752_746_496] * 5)
 NUM_POINTS = 40
 IMAGES = 10_000_000
+ACTORS = 5_000
 
 
 def plan() -> LedgerPlan:
@@ -56,33 +58,33 @@ def plan() -> LedgerPlan:
     )
 
 
-def rate_alone(rows: int, seconds: float) -> float:
-    """Pairs per second of the plain object in this process."""
-    ledger, first, pairs = Ledger.open(plan(), MemoryMark()), 0, 0
-    counts = (rows, 0, 0, 0, 0, 0)
+def exchanges(answer: Callable[[Statement], Grant], first: int, rows: int, seconds: float) -> float:
+    """Exchanges per second of one worker that computes nothing: every image leaves at the first exit."""
+    purse, count = Purse(0, len(EXITS)), 0
     started = time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
-        lease = ledger.lease(0, np.arange(first, first + rows))
-        ledger.settle(lease.lease_id, min(lease.allowance_macs, rows * EXIT_MACS[0]), counts)
-        first, pairs = (first + rows) % (IMAGES - rows), pairs + 1
-    return pairs / elapsed
+        purse.fill(answer(purse.statement(rows, elapsed)))
+        draw = purse.draw(rows)
+        image_ids = np.arange(first, first + rows)
+        purse.done(draw, image_ids, min(draw.allowance_macs, rows * EXIT_MACS[0]), (rows, 0, 0, 0, 0, 0))
+        first, count = (first + rows) % (IMAGES - rows), count + 1
+    return count / elapsed
+
+
+def rate_alone(rows: int, seconds: float) -> float:
+    """Exchanges per second of the plain object in this process."""
+    ledger = Ledger.open(plan(), MemoryMark())
+    return exchanges(lambda statement: ledger.exchange(statement, time.perf_counter()), 0, rows, seconds)
 
 
 @ray.remote(num_cpus=0.5)
 def call(ledger: ActorHandle, first: int, rows: int, seconds: float) -> float:
-    """Pairs per second of one caller that waits for every answer, as an actor of a label job does."""
-    pairs, counts = 0, (rows, 0, 0, 0, 0, 0)
-    started = time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
-        lease = ray.get(ledger.lease.remote(0, np.arange(first, first + rows)))
-        spent = min(lease.allowance_macs, rows * EXIT_MACS[0])
-        ray.get(ledger.settle.remote(0, rows, 0.0, lease.lease_id, spent, counts, 0))
-        first, pairs = first + rows, pairs + 1
-    return pairs / elapsed
+    """Exchanges per second of one caller that waits for every answer, as an actor of a label job does."""
+    return exchanges(lambda statement: ray.get(ledger.exchange.remote(statement)), first, rows, seconds)
 
 
 def rate_on_ray(rows: int, seconds: float, callers: int, mark_uri: str) -> float:
-    """Pairs per second of the ledger actor under ``callers`` concurrent callers."""
+    """Exchanges per second of the ledger actor under ``callers`` concurrent callers."""
     ledger = start_ledger(plan(), mark_uri)
     ray.get(ledger.report.remote())
     share = IMAGES // callers
@@ -92,10 +94,9 @@ def rate_on_ray(rows: int, seconds: float, callers: int, mark_uri: str) -> float
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--callers", type=int, default=2)
-    parser.add_argument("--batch-seconds", type=float, default=0.1)
     parser.add_argument(
         "--folder", help="where the actor's write-ahead mark lies, local or s3://; a temporary one by default"
     )
@@ -108,10 +109,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.rows, options.seconds, options.callers, mark
         )
     for case, rate in rates.items():
-        served = rate * options.batch_seconds
-        print(
-            json.dumps({"case": case, "rows": options.rows, "pairs_per_s": round(rate), "gpus_served": round(served)})
-        )
+        line = {
+            "case": case,
+            "rows": options.rows,
+            "exchanges_per_s": round(rate),
+            "interval_s": round(ACTORS / rate, 1),
+        }
+        print(json.dumps(line))
     return 0
 
 

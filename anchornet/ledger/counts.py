@@ -5,58 +5,58 @@ Shapes: K exits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from anchornet.ledger.mark import MarkState
+from anchornet.ledger.purse import Statement
 from anchornet.units import GIGA
 
 _MOST_MOMENTS = 256
 
 
-class LedgerTally:
+class LedgerCounts:
     """Counts of one ledger."""
 
-    def __init__(self, num_exits: int, state: MarkState | None, same_session: bool) -> None:
+    def __init__(self, num_exits: int, num_stages: int, state: MarkState | None, same_session: bool) -> None:
         """state: what an earlier ledger of the job left behind, in this session or in an earlier start of the job."""
-        self.exits_realised = list(state.exits_realised) if state and same_session else [0] * num_exits
-        self.restart_macs = 0
-        if state is not None:
-            self.restart_macs = state.wasted_macs + state.authorised_macs - state.settled_macs
-        self.num_leases = self.num_settlements = 0
-        self.unknown_settlements = self.mark_writes = 0
-        self.repeated_rows = self.repeated_macs = self.overdrawn_macs = 0
-        self.first_rows = state.first_rows if state else 0
-        self.first_rows_repeated = state.first_rows_repeated if state else 0
+        kept = state if state is not None and same_session else None
+        self.exits_realised = list(kept.exits_realised) if kept else [0] * num_exits
+        self.gone_on = list(kept.gone_on) if kept else [0] * num_stages
+        """Rows that left each stage for the next."""
+        self.settled_macs = state.settled_macs if state else 0
+        """Multiply-adds that workers stated."""
+        self.num_grants = self.num_statements = self.mark_writes = 0
+        self.num_repeated_statements = 0
+        self.repeated_rows = self.repeated_macs = 0
+        self.stage_rows = [0] * num_stages
+        self.stage_compute_s = [0.0] * num_stages
         self._moments: list[tuple[int, float]] = []
         self._stride = 1
 
-    def leased(self, num_rows: int, num_new: int, stage: int, num_seen: int, position: float) -> None:
-        """Count a lease and, now and then, where on the frontier it stood."""
-        self.repeated_rows += num_rows - num_new
-        if stage == 0:
-            self.first_rows += num_rows
-            self.first_rows_repeated += num_rows - num_new
-        if self.num_leases % self._stride == 0:
+    def granted(self, num_seen: int, position: float) -> None:
+        """Count a grant and, now and then, where on the frontier it stood."""
+        if self.num_grants % self._stride == 0:
             self._moments.append((num_seen, position))
             if len(self._moments) >= _MOST_MOMENTS:
                 self._moments = self._moments[::2]
                 self._stride *= 2
-        self.num_leases += 1
+        self.num_grants += 1
 
-    def settled(self, num_rows: int, newly: int, spent_macs: int, exit_counts: Sequence[int]) -> None:
-        """Count a settlement; rows that another lease had settled before are repeated work."""
-        self.num_settlements += 1
-        if newly < num_rows:
-            self.repeated_macs += spent_macs * (num_rows - newly) // num_rows
-        for k, count in enumerate(exit_counts):
-            self.exits_realised[k] += int(count) if newly == num_rows else round(int(count) * newly / max(num_rows, 1))
-
-    def repeated_share(self) -> float:
-        """Fraction of the rows of the first stage that were leased before: batches that were lost."""
-        return self.first_rows_repeated / self.first_rows if self.first_rows else 0.0
+    def stated(self, statement: Statement, num_new: int) -> None:
+        """Count a statement; rows that were stated before at this stage are repeated work."""
+        stage, num_rows = statement.stage, len(statement.image_ids)
+        self.num_statements += 1
+        self.settled_macs += statement.spent_macs
+        self.stage_rows[stage] += num_rows
+        self.stage_compute_s[stage] += statement.compute_s
+        self.repeated_rows += num_rows - num_new
+        share = num_new / num_rows if num_rows else 0.0
+        self.repeated_macs += round(statement.spent_macs * (1.0 - share)) if num_rows else 0
+        for k, count in enumerate(statement.exit_counts):
+            self.exits_realised[k] += round(count * share)
+        self.gone_on[stage] += round(going_on(statement) * share)
 
     def report(self, costs_macs: np.ndarray) -> dict[str, Any]:
         """The part of the ledger's report that is only counted; costs_macs (P,): those of the frontier's points."""
@@ -66,12 +66,17 @@ class LedgerTally:
             "policy_over_time": [
                 (seen, float(np.interp(position, places, costs_macs)) / GIGA) for seen, position in self._moments
             ],
-            "restart_macs": self.restart_macs,
             "repeated_macs": self.repeated_macs,
             "repeated_rows": self.repeated_rows,
-            "overdrawn_macs": self.overdrawn_macs,
-            "num_leases": self.num_leases,
-            "num_settlements": self.num_settlements,
-            "num_unknown_settlements": self.unknown_settlements,
+            "stage_rows": list(self.stage_rows),
+            "stage_compute_s": list(self.stage_compute_s),
+            "num_grants": self.num_grants,
+            "num_statements": self.num_statements,
+            "num_repeated_statements": self.num_repeated_statements,
             "num_mark_writes": self.mark_writes,
         }
+
+
+def going_on(statement: Statement) -> int:
+    """Rows of a statement that want the next stage."""
+    return max(0, len(statement.image_ids) - sum(statement.exit_counts) - statement.num_failed)

@@ -1,17 +1,17 @@
-"""The ledger's write-ahead mark: how much it may have granted, and which images it had seen, after its own death."""
+"""The ledger's write-ahead mark: how much it may have granted, and what it had counted, after its own death."""
 
 from __future__ import annotations
 
 import base64
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from anchornet.files import storage
-from anchornet.ledger.seen import Snapshot
 
-_LEASE = struct.Struct("<qiiqdd")
+_PURSE = struct.Struct("<16sqiiqqiqdd")
 
 
 class Mark(Protocol):
@@ -56,24 +56,42 @@ class MemoryMark:
         self.content = content
 
 
-class OpenLease(NamedTuple):
-    """An open lease as a mark keeps it."""
+class OpenPurse(NamedTuple):
+    """A worker's purse as the ledger and its mark know it; macs 0 once everything came back."""
 
-    lease_id: int
+    worker: bytes
+    number: int
+    """Of the last statement that counted."""
     stage: int
     num_rows: int
-    allowance_macs: int
-    expected_macs: float
+    granted_macs: int
+    """The answer to that statement, with ``num_rows`` and ``position``: given again when the statement comes again."""
+    room_macs: int
+    """Part of it beyond what is expected to be used."""
+    kept_rows: int
+    kept_macs: int
+    """What was computing when the statement was made."""
     position: float
 
-    def pack(self) -> bytes:
-        """40 bytes; packed once when the lease is granted, since a mark may name ten thousand of them."""
-        return _LEASE.pack(*self)
+    @property
+    def open_macs(self) -> int:
+        """What the worker may still compute, as far as the ledger knows."""
+        return self.granted_macs + self.kept_macs
 
-    @classmethod
-    def unpack_all(cls, packed: bytes) -> list[OpenLease]:
-        """The leases of a run of packed ones."""
-        return [cls(*values) for values in _LEASE.iter_unpack(packed)]
+    @property
+    def open_rows(self) -> int:
+        """Rows that this is for."""
+        return self.num_rows + self.kept_rows
+
+
+def pack_purses(purses: Iterable[tuple[OpenPurse, float]]) -> bytes:
+    """Purses, and for how many seconds each worker had not been heard: 76 bytes each, a mark may name ten thousand."""
+    return b"".join([_PURSE.pack(*purse, silent_s) for purse, silent_s in purses])
+
+
+def unpack_purses(packed: bytes) -> list[tuple[OpenPurse, float]]:
+    """What was packed."""
+    return [(OpenPurse(*values), silent_s) for *values, silent_s in _PURSE.iter_unpack(packed)]
 
 
 @dataclass
@@ -81,30 +99,28 @@ class MarkState:
     """What a mark says."""
 
     authorised_macs: int = 0
-    """No more than this was ever charged: settled work and the allowances of open leases together."""
+    """No more than this was ever charged: everything computed and everything permitted together."""
     owner: str = ""
     """The ledger that wrote it, a number drawn when it was opened; whoever finds another one here stops granting."""
     epoch: int = 0
-    """How often the ledger was opened; part of every lease id, so that ids of a dead ledger are known to be old."""
+    """How often a ledger was opened on it; 0 is the empty mark that a driver writes before any was."""
     session: str = ""
-    """The driver's run that wrote it; the seen images are valid within one session only."""
+    """The driver's run that wrote it; counts and purses are valid within one session only."""
     settled_macs: int = 0
-    wasted_macs: int = 0
-    """Part of it that brought no label: repeated work, and what earlier deaths of the ledger left unaccounted."""
-    pending: list[int] = field(default_factory=list)
-    """Rows that left each stage for the next and were not leased there yet."""
-    first_rows: int = 0
-    first_rows_repeated: int = 0
-    """Rows leased at the first stage, and those of them that were leased before: batches that were lost."""
+    """Part of it that workers stated as computed."""
+    gone_on: list[int] = field(default_factory=list)
+    """Rows that left each stage for the next."""
+    longest_silence_s: float = 0.0
+    """That a worker broke so far."""
     exits_realised: list[int] = field(default_factory=list)
-    open_leases: bytes = b""
-    """Packed :class:`OpenLease` records: leases that were open when it was written; what they turn out not to need comes back."""
-    seen: Snapshot = field(default_factory=dict)
-    """Images leased at each stage."""
+    purses: bytes = b""
+    """See :func:`pack_purses`."""
+    seen: list[int] = field(default_factory=list)
+    """Images stated at each stage: how many, not which."""
 
     def to_bytes(self) -> bytes:
         """JSON; the owner comes first."""
-        values = {"owner": self.owner} | vars(self) | {"open_leases": base64.b64encode(self.open_leases).decode()}
+        values = {"owner": self.owner} | vars(self) | {"purses": base64.b64encode(self.purses).decode()}
         return json.dumps(values).encode()
 
     @staticmethod
@@ -121,8 +137,8 @@ class MarkState:
         """
         try:
             values = json.loads(content)
-            packed = base64.b64decode(values.pop("open_leases"), validate=True)
-            state = cls(**values, open_leases=packed)
+            packed = base64.b64decode(values.pop("purses"), validate=True)
+            state = cls(**values, purses=packed)
             if state.authorised_macs < 0 or state.epoch < 0:
                 raise ValueError(f"authorised_macs {state.authorised_macs}, epoch {state.epoch}")
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What a ledger is opened with, and what it hands out.
+"""What a ledger is opened with.
 
 Shapes: K exits, S stages.
 """
@@ -6,10 +6,15 @@ Shapes: K exits, S stages.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from anchornet.budget.frontier import Frontier, MixedPolicy
 from anchornet.units import GIGA, gflops_text
+
+_MARGIN = 0.05
+"""Where between mean and dense cost a first exit is reserved: room for a calibration whose mean is a little low (for a
+dense cost of 2.5 times the mean, 7 %)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +39,9 @@ class LedgerPlan:
     """Unique per start of the driver. A ledger restarted in the same session still knows which images were seen; a new
     session starts with none seen, since whatever was in flight comes again."""
     fixed_policy: MixedPolicy | None = None
-    """``budget.mode: fixed``: every lease gets this policy and room for everything; spend is counted, not bounded."""
+    """``budget.mode: fixed``: every purse gets this policy and room for everything; spend is counted, not bounded."""
     chunk_fraction: float = 0.001
-    """Part of the budget that one write of the mark authorises; also what a killed ledger may lose."""
-    contingency_fraction: float = 0.003
-    """Part of the budget kept for retries of lost batches until the end."""
+    """Part of the budget, and of the images, for which one write of the mark is good; also what a killed ledger may lose."""
 
     def __post_init__(self) -> None:
         """Refuse what can never work."""
@@ -62,21 +65,20 @@ class LedgerPlan:
             )
 
     @property
+    def first_macs(self) -> int:
+        """What is set aside for the first exit of an image: the mean of the calibration and a margin, at most the dense cost.
+
+        Without a saving per image the mean is the dense cost, and the margin nothing.
+        """
+        expected, dense = self.frontier.points[0].exit_spend_macs[0], self.exit_macs[0]
+        return min(dense, math.ceil(expected + _MARGIN * max(0.0, dense - expected)))
+
+    @property
     def minimum_macs(self) -> int:
         """The first exit of every image: the least that labels them all."""
-        return self.num_images * self.exit_macs[0]
+        return self.num_images * self.first_macs
 
     def stage_most_macs(self, stage: int) -> int:
         """The most that one row can cost in ``stage``."""
         stop = self.stage_starts[stage + 1] if stage + 1 < len(self.stage_starts) else len(self.exit_macs)
         return sum(self.exit_macs[self.stage_starts[stage] : stop])
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Permission to compute one batch in one stage."""
-
-    lease_id: int
-    policy: MixedPolicy
-    allowance_macs: int
-    """The batch must not compute more than this."""

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import ray
 from ray.actor import ActorHandle
 
 from anchornet.bundle import load_bundle
 from anchornet.cascade import label_stage
 from anchornet.cascade import rows as records
+from jobs.labelling.purse_holder import PurseHolder
 from jobs.settings.common import InferenceSettings, PoolSettings
 from jobs.shell.pools import claim
 
 CALLS_IN_FLIGHT = 2
-"""Calls an actor works on at a time: one computes, the next one has its batch and its lease ready."""
+"""Calls an actor works on at a time: one computes, the next one has its batch and its permission ready."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class StageWork:
 
 
 class StageActor:
-    """One stage of the cascade: leases a share of the budget for each batch, computes, settles.
+    """One stage of the cascade: draws each batch's share of the budget from its purse, and computes.
 
-    Two calls may be in flight. Only one computes; the other gets its lease meanwhile, so a GPU never waits for the
+    Two calls may be in flight. Only one computes; the other fills the purse meanwhile, so a GPU never waits for the
     ledger.
     """
 
@@ -44,6 +44,7 @@ class StageActor:
         self._calibrate = bundle.calibrator
         self._stage_index = work.stage_index
         self._ledger = ledger
+        self._purse = PurseHolder(ledger, work.stage_index, len(self._cascade.exits))
         self._computing = threading.Lock()
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -62,19 +63,19 @@ class StageActor:
             self._ledger.skip.remote(unreadable)
 
     def _run(self, table: pa.Table) -> pa.Table:
-        """The batch through this stage, under a lease; a batch that nobody wants the stage for needs none."""
+        """The batch through this stage, paid from the purse; a batch that nobody wants the stage for needs nothing."""
         rows = records.wanting_rows(table)
         if not len(rows):
             nobody = np.zeros((len(table), len(self._cascade.exits)), np.float32)
             return label_stage.label_stage(self._cascade, self._stage_index, table, nobody, 0).table
         image_ids = table["image_id"].to_numpy()
-        lease = ray.get(self._ledger.lease.remote(self._stage_index, image_ids[rows]))
-        thresholds = lease.policy.thresholds_for(image_ids)
+        self._purse.prepare(len(rows))
         with self._computing:
+            draw = self._purse.draw(len(rows))
+            thresholds = draw.policy.thresholds_for(image_ids)
             started = time.perf_counter()
-            batch = label_stage.label_stage(self._cascade, self._stage_index, table, thresholds, lease.allowance_macs)
+            batch = label_stage.label_stage(self._cascade, self._stage_index, table, thresholds, draw.allowance_macs)
             compute_s = time.perf_counter() - started
-        # Waited for outside the lock: until it is settled the whole allowance counts as spent.
-        settlement = (lease.lease_id, batch.spent_macs, batch.exit_counts, batch.num_starved)
-        ray.get(self._ledger.settle.remote(self._stage_index, len(rows), compute_s, *settlement))
+            spent = (batch.spent_macs, batch.exit_counts, batch.num_starved)
+            self._purse.done(draw, image_ids[rows], *spent, compute_s)
         return batch.table

@@ -1,24 +1,29 @@
 """The ledger's address on Ray: one named actor that holds :class:`anchornet.ledger.ledger.Ledger` and nothing else.
 
 Ray restarts it when it dies; it then reads its write-ahead mark from the run folder and goes on, so that nothing is ever
-granted twice. Its methods may be retried: a lease asked for twice is charged twice, a settlement counts once.
+granted twice. Its methods may be retried: a statement that arrives twice counts once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 import numpy as np
 import ray
 from ray.actor import ActorHandle
 
-from anchornet.ledger.ledger import FileMark, Lease, Ledger, LedgerPlan
+from anchornet.ledger.ledger import FileMark, Grant, Ledger, LedgerPlan, Statement
 from anchornet.ledger.mark import MarkState
+
+_RETURN_S = 5.0
+"""How long the driver waits for purses at the end: workers that live give back at once, those that died never do."""
+_POLL_S = 0.05
 
 
 class LedgerActor:
-    """Leases and settlements of one run."""
+    """The ledger of one run."""
 
     def __init__(self, plan: LedgerPlan, mark_uri: str) -> None:
         mark = FileMark(mark_uri)
@@ -27,40 +32,34 @@ class LedgerActor:
                 f"the ledger's mark {mark_uri} is not to be seen from node {ray.util.get_node_ip_address()}: what was spent "
                 f"is unknown. run.folder must lie where every node sees it, such as s3://"
             )
-        self._ledger = Ledger.open(plan, mark)
-        self._stage_rows = [0] * len(plan.stage_starts)
-        self._stage_compute_s = [0.0] * len(plan.stage_starts)
+        self._ledger = Ledger.open(plan, mark, time.monotonic())
 
-    def lease(self, stage: int, image_ids: np.ndarray) -> Lease:
-        """Policy and allowance for a batch; see :meth:`anchornet.ledger.ledger.Ledger.lease`."""
-        return self._ledger.lease(stage, image_ids)
-
-    def settle(
-        self,
-        stage: int,
-        rows: int,
-        compute_s: float,
-        lease_id: int,
-        spent_macs: int,
-        exit_counts: tuple[int, ...],
-        num_failed: int,
-    ) -> None:
-        """What a batch really cost, and how long it was computed; see :meth:`anchornet.ledger.ledger.Ledger.settle`."""
-        self._stage_rows[stage] += rows
-        self._stage_compute_s[stage] += compute_s
-        self._ledger.settle(lease_id, spent_macs, exit_counts, num_failed)
+    def exchange(self, statement: Statement) -> Grant:
+        """What a worker did, for what it may do next; see :meth:`anchornet.ledger.ledger.Ledger.exchange`."""
+        return self._ledger.exchange(statement, time.monotonic())
 
     def skip(self, image_ids: np.ndarray) -> None:
-        """Images that will never be leased; see :meth:`anchornet.ledger.ledger.Ledger.skip`."""
+        """Images that will never be computed; see :meth:`anchornet.ledger.ledger.Ledger.skip`."""
         self._ledger.skip(image_ids)
+
+    def num_open(self) -> int:
+        """Workers that hold a purse."""
+        return self._ledger.account.num_open()
 
     def close(self) -> None:
         """See :meth:`anchornet.ledger.ledger.Ledger.close`."""
         self._ledger.close()
 
     def report(self) -> dict[str, Any]:
-        """The ledger's report so far, with rows and compute seconds of each stage (since the ledger's last start)."""
-        return {**self._ledger.report(), "stage_rows": self._stage_rows, "stage_compute_s": self._stage_compute_s}
+        """The ledger's report so far."""
+        return self._ledger.report()
+
+
+def await_purses(ledger: ActorHandle) -> None:
+    """Return when every purse is back, or when those that are missing are surely their dead workers'."""
+    deadline_s = time.monotonic() + _RETURN_S
+    while ray.get(ledger.num_open.remote()) and time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
 
 
 def ledger_name(mark_uri: str) -> str:

@@ -14,6 +14,7 @@ from anchornet.data.reading import ReadAndDecode, decode_memory_bytes
 from anchornet.files import storage
 from jobs.data.manifest_rows import ManifestRows
 from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
+from jobs.labelling.ledger_actor import await_purses
 from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan
 from jobs.labelling.progress import progress_lines
 from jobs.settings.label import LabelConfig
@@ -36,6 +37,7 @@ def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> N
                 ray_remote_args={"num_cpus": SMALL_TASK_CPUS},
             )
     finally:
+        await_purses(ledger)
         context.checkpoint_config = None
 
 

@@ -1,0 +1,142 @@
+"""Pacing: how much a purse gets, and under which policy, so that the budget is used up and no more than that is wanted.
+
+Estimates here may be wrong without harm: the bound is kept by the account's integers, pacing only decides how well the
+budget is used.
+
+Shapes: S stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from anchornet.ledger.account import Account, Offer
+from anchornet.ledger.counts import going_on
+from anchornet.ledger.forecast import Forecast
+from anchornet.ledger.mark import OpenPurse
+from anchornet.ledger.plan import LedgerPlan
+from anchornet.ledger.purse import Statement
+
+_INTERVAL_S = 2.0
+"""Between two statements of a worker: what a dead one can lose, and how old the progress line is."""
+_STATEMENTS_PER_S = 400.0
+"""What one ledger actor is asked to answer; see benchmarks/results/ledger_rate. More workers state less often."""
+_PURSES_LEFT = 16
+"""A purse holds at most this part of a worker's share of the rows that remain: a dead worker loses little, and purses
+shrink towards the end, down to a batch, or to half of what the statements per second allow."""
+_RETRY_FRACTION = 0.125
+"""Of an interval; when everything that is left is in other purses, which come back within one."""
+_SILENCE_S = 20.0
+_PATIENCE = 3.0
+"""A worker is taken for dead when it is silent for three times the longest silence that any broke so far (than 20 s before
+the first), or than an interval. A wrong guess costs nothing but money set aside a second time until it speaks."""
+_ROOM = 0.5
+"""Part of its expected cost that a purse holds as room, for wrong calibrations, beside two standard deviations for chance;
+what it does not need is used by later rows."""
+_LATER = 4.0
+"""It has all of this room while so many times the rows in purses are still to come; less towards the end, and none there."""
+_PRESS = 1.0
+"""Standard deviations by which a purse without room follows a dearer policy: it cannot spend more, and not less either."""
+_CONTINGENCY = 0.003
+"""Part of the budget that only first exits may use, for rows that dead workers leave behind."""
+
+
+class Pacing:
+    """Decides what a worker is offered. ``account`` is only read, but for giving up workers that are silent."""
+
+    def __init__(self, plan: LedgerPlan, account: Account, longest_silence_s: float = 0.0) -> None:
+        """longest_silence_s: what an earlier ledger of this session had seen a worker break."""
+        self._plan = plan
+        self._account = account
+        self._forecast = Forecast(plan.frontier, plan.stage_starts)
+        self.longest_silence_s = longest_silence_s
+
+    @property
+    def max_age_s(self) -> float:
+        """How far the statements of a worker may be apart."""
+        return max(_INTERVAL_S, self._account.num_open() / _STATEMENTS_PER_S)
+
+    @property
+    def retry_s(self) -> float:
+        """When a worker that got nothing should come again."""
+        return _RETRY_FRACTION * self.max_age_s
+
+    def heard(self, statement: Statement, now_s: float) -> None:
+        """A worker speaks; to be told before the account is."""
+        self.longest_silence_s = max(self.longest_silence_s, self._account.silence_s(statement.worker, now_s))
+
+    def observe(self, statement: Statement) -> None:
+        """Learn from what rows cost."""
+        if num_rows := len(statement.image_ids):
+            going = going_on(statement)
+            self._forecast.observe(statement.stage, statement.position, num_rows, statement.spent_macs, going)
+
+    def note(self, purse: OpenPurse) -> None:
+        """The rows of this purse are computed under its policy."""
+        if purse.num_rows:
+            share = purse.num_rows / self._account.promised_rows[purse.stage]
+            self._forecast.granted(purse.stage, purse.position, share)
+
+    def offer(self, statement: Statement, waiting: Sequence[int], num_seen: int, now_s: float) -> Offer:
+        """What a worker gets for the rows at its hand and the next ones; no rows: it should come again.
+
+        waiting (S,): rows known to want each stage and not stated there; num_seen images were stated at the first.
+        """
+        silence_s = max(self.longest_silence_s or _SILENCE_S, self.max_age_s)
+        self._account.give_up(now_s - _PATIENCE * silence_s)
+        if (policy := self._plan.fixed_policy) is not None:
+            costs = self._plan.frontier.costs_macs
+            position = float(np.interp(policy.expected_macs, costs, np.arange(len(costs))))
+            rows = self._rows(statement, position, waiting)
+            return Offer(rows, rows * self._plan.stage_most_macs(statement.stage), 0, position)
+        kept_macs = self._contingency_macs(statement.batch_rows, waiting[0], num_seen, now_s - silence_s)
+        promised = [self._account.promised_rows[stage] for stage in range(len(waiting))]
+        money_macs = self._account.left_macs() + self._account.lent_macs - kept_macs
+        return self._bounded(statement, self._forecast.position(money_macs, waiting, promised), waiting, kept_macs)
+
+    def _rows(self, statement: Statement, position: float, waiting: Sequence[int]) -> int:
+        """Rows of a purse: what the worker wants, less when the rows that remain in its stage are few; at least its batch."""
+        workers = self._account.num_open()
+        share = self._forecast.waiting_rows(statement.stage, position, waiting)
+        share /= 1 + self._account.num_open(statement.stage)
+        shortest = statement.wanted_rows * workers / (2 * _STATEMENTS_PER_S) / self.max_age_s
+        return max(statement.batch_rows, min(statement.wanted_rows, int(max(share / _PURSES_LEFT, shortest))))
+
+    def _bounded(self, statement: Statement, position: float, waiting: Sequence[int], kept_macs: int) -> Offer:
+        """An offer in mode ``hard``: what the rows are expected to cost, and room while others can spare it."""
+        stage, batch, account, plan = statement.stage, statement.batch_rows, self._account, self._plan
+        first, dense = (plan.first_macs, plan.exit_macs[0]) if stage == 0 else (0, 0)
+        rows, left = self._rows(statement, position, waiting), account.left_macs()
+        owed = batch * dense + (rows - batch) * first
+        if left < owed:
+            rows, owed = batch, batch * dense
+        free = left - account.reserve_macs(waiting[0] - (rows if stage == 0 else 0)) - kept_macs
+        expected, spread = self._forecast.wish(stage, position, rows)
+        wanting = left < owed and account.open_macs > statement.kept_macs
+        if wanting or (max(free, min(owed, left)) < expected and account.lent_macs > 0):
+            return Offer(0, 0, 0, position)  # what others hold comes back
+        room = (_ROOM * expected + 2 * spread) * self._later(stage, rows, position, waiting)
+        even = owed + (free - owed) * rows / max(rows, sum(waiting))
+        macs = max(min(expected + room, free), even, min(owed, left))
+        macs = max(0, min(round(macs), left, rows * plan.stage_most_macs(stage)))
+        room = max(0.0, macs - expected)
+        if macs >= expected and room < spread:
+            position = self._forecast.dearer(stage, position, (expected + _PRESS * (spread - room)) / rows)
+        return Offer(rows, macs, round(room), position)
+
+    def _later(self, stage: int, rows: int, position: float, waiting: Sequence[int]) -> float:
+        """1 while enough rows are to come that can use what purses of now do not need; 0 at the end."""
+        computing = self._account.promised_rows[stage] + rows
+        coming = self._forecast.waiting_rows(stage, position, waiting) - computing
+        return min(1.0, max(0.0, coming) / (_LATER * computing))
+
+    def _contingency_macs(self, batch_rows: int, num_unseen: int, num_seen: int, overdue_s: float) -> int:
+        """Kept back for rows that dead workers leave behind, the noticed and the next ones, and for a batch above the mean."""
+        plan, account = self._plan, self._account
+        at_risk = (account.promised_rows[0] + batch_rows) * plan.first_macs
+        kept = min(at_risk, int(_CONTINGENCY * plan.budget_macs))
+        kept += account.overdue_rows(overdue_s) * plan.first_macs
+        dearer = batch_rows * (plan.exit_macs[0] - plan.first_macs)
+        return kept + dearer + account.lost_macs * num_unseen // max(1, num_seen)
