@@ -19,7 +19,7 @@ from anchornet.bundle import load_bundle
 from anchornet.data.manifest import open_manifest
 from anchornet.files.documents import write_json
 from jobs.labelling.dry_run import dry_run
-from jobs.labelling.ledger_actor import start_ledger
+from jobs.labelling.ledger_actor import answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan, check_resources, plan_label
 from jobs.labelling.report import exit_code, make_report, render
@@ -70,8 +70,8 @@ def _run(config: LabelConfig, plan: LabelPlan) -> dict[str, Any]:
         if plan.remaining:
             run_pipeline(config, plan, ledger)
     finally:
-        ray.get(ledger.close.remote())
-        report = make_report(config, plan, ray.get(ledger.report.remote()), time.perf_counter() - started)
+        answer(ledger.close.remote())
+        report = make_report(config, plan, answer(ledger.report.remote()), time.perf_counter() - started)
         write_json(folder.report, report)
         ray.kill(ledger)
     return report

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from ray.actor import ActorHandle
 
 from anchornet.bundle import load_bundle
 from anchornet.cascade import label_stage
 from anchornet.cascade import rows as records
+from jobs.labelling.ledger_actor import LedgerHandle
 from jobs.labelling.purse_holder import PurseHolder
 from jobs.settings.common import InferenceSettings, PoolSettings
 from jobs.shell.pools import claim
@@ -38,7 +38,7 @@ class StageActor:
     ledger.
     """
 
-    def __init__(self, work: StageWork, ledger: ActorHandle) -> None:
+    def __init__(self, work: StageWork, ledger: LedgerHandle) -> None:
         bundle = load_bundle(work.bundle)
         self._cascade = bundle.cascade(claim(work.pool, work.inference))
         self._calibrate = bundle.calibrator

@@ -23,7 +23,7 @@ from anchornet.files.documents import write_json
 from anchornet.report.label_counts import label_tables
 from anchornet.report.pictures import frontier_picture
 from anchornet.units import GIGA
-from jobs.labelling.ledger_actor import start_ledger
+from jobs.labelling.ledger_actor import answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan
 from jobs.settings.label import LabelConfig
@@ -42,7 +42,7 @@ def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan) -> int:
     sample, folder = RunFolder(sample_config.run.folder), RunFolder(config.run.folder)
     ledger = start_ledger(sample_plan.ledger, sample.absolute.mark)
     run_pipeline(sample_config, sample_plan, ledger)
-    state = ray.get(ledger.report.remote())
+    state = answer(ledger.report.remote())
     ray.kill(ledger)
     rows = pa.concat_tables(label_tables(sample.labels))
     estimate = _estimate(config, plan, rows, _seconds_per_image(config, plan, state, rows["uri"].to_pylist()))

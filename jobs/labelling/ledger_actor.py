@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import ray
-from ray.actor import ActorHandle
 
 from anchornet.ledger.ledger import FileMark, Grant, Ledger, LedgerPlan, Statement
 from anchornet.ledger.mark import MarkState
+
+LedgerHandle: TypeAlias = Any
+"""Ray's handle of the running ledger; Ray's own type of it hides the class's methods from checkers."""
 
 _RETURN_S = 5.0
 """How long the driver waits for purses at the end: workers that live give back at once, those that died never do."""
@@ -55,10 +57,15 @@ class LedgerActor:
         return self._ledger.report()
 
 
-def await_purses(ledger: ActorHandle) -> None:
+def answer(reference: ray.ObjectRef[Any], timeout_s: float | None = None) -> Any:
+    """What a method of the ledger gave (or any actor's): ``ray.get`` with a type that checkers understand."""
+    return ray.get(reference, timeout=timeout_s)
+
+
+def await_purses(ledger: LedgerHandle) -> None:
     """Return when every purse is back, or when those that are missing are surely their dead workers'."""
     deadline_s = time.monotonic() + _RETURN_S
-    while ray.get(ledger.num_open.remote()) and time.monotonic() < deadline_s:
+    while answer(ledger.num_open.remote()) and time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
 
 
@@ -67,7 +74,7 @@ def ledger_name(mark_uri: str) -> str:
     return "ledger-" + hashlib.sha256(mark_uri.encode()).hexdigest()[:12]
 
 
-def start_ledger(plan: LedgerPlan, mark_uri: str) -> ActorHandle:
+def start_ledger(plan: LedgerPlan, mark_uri: str) -> LedgerHandle:
     """The running ledger actor of this run, named after its mark so that a person can find it in the dashboard.
 
     The driver writes the first, empty mark: for the actor, which may come up again elsewhere, no mark is an error and never
@@ -77,5 +84,5 @@ def start_ledger(plan: LedgerPlan, mark_uri: str) -> ActorHandle:
     if mark.read() is None:
         mark.write(MarkState().to_bytes())
     name = ledger_name(mark_uri)
-    actor = ray.remote(LedgerActor).options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=-1)
-    return actor.remote(plan, mark_uri)
+    remote: Any = ray.remote(LedgerActor)
+    return remote.options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(plan, mark_uri)

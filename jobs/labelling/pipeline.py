@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import ray.data
-from ray.actor import ActorHandle
 from ray.data import DataContext, Dataset, TaskPoolStrategy
 from ray.data.checkpoint import CheckpointConfig
 
@@ -14,7 +13,7 @@ from anchornet.data.reading import ReadAndDecode, decode_memory_bytes
 from anchornet.files import storage
 from jobs.data.manifest_rows import ManifestRows
 from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
-from jobs.labelling.ledger_actor import await_purses
+from jobs.labelling.ledger_actor import LedgerHandle, await_purses
 from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan
 from jobs.labelling.progress import progress_lines
 from jobs.settings.label import LabelConfig
@@ -22,7 +21,7 @@ from jobs.shell.pools import pool_options
 from jobs.shell.run_folder import RunFolder
 
 
-def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> None:
+def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> None:
     """Stream every image that has no row yet through the pools and write its row."""
     folder = RunFolder(config.run.folder).absolute
     file_system, path = storage.resolve(folder.labels)
@@ -41,7 +40,7 @@ def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> N
         context.checkpoint_config = None
 
 
-def pipeline(config: LabelConfig, plan: LabelPlan, ledger: ActorHandle) -> Dataset:
+def pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> Dataset:
     """Manifest rows -> output rows, lazily."""
     settings, first = config.input, plan.pools[0]
     rows = _manifest_rows(RunFolder(config.run.folder).manifest, first.batch_size)

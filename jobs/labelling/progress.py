@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 from anchornet.units import GIGA
+from jobs.labelling.ledger_actor import LedgerHandle, answer
 from jobs.shell.progress import INTERVAL_S, progress
 
 logger = logging.getLogger(__name__)
@@ -20,9 +20,7 @@ ANSWER_S = 3.0
 
 
 @contextlib.contextmanager
-def progress_lines(
-    ledger: ActorHandle[Any], exit_names: Sequence[str], interval_s: float = INTERVAL_S
-) -> Iterator[None]:
+def progress_lines(ledger: LedgerHandle, exit_names: Sequence[str], interval_s: float = INTERVAL_S) -> Iterator[None]:
     """Log a line every ``interval_s`` seconds while the body runs."""
     with progress(LedgerWatch(ledger, exit_names).line, interval_s):
         yield
@@ -31,7 +29,7 @@ def progress_lines(
 class LedgerWatch:
     """What the ledger last said of the job."""
 
-    def __init__(self, ledger: ActorHandle[Any], exit_names: Sequence[str]) -> None:
+    def __init__(self, ledger: LedgerHandle, exit_names: Sequence[str]) -> None:
         self._ledger = ledger
         self._exit_names = exit_names
         self._state: dict[str, Any] | None = None
@@ -39,7 +37,7 @@ class LedgerWatch:
     def line(self, elapsed_s: float) -> str:
         """What to say now. A ledger that has answered before and is dead now gets a warning; Ray restarts it."""
         try:
-            self._state = ray.get(self._ledger.report.remote(), timeout=ANSWER_S)
+            self._state = answer(self._ledger.report.remote(), ANSWER_S)
         except ray.exceptions.RayActorError as error:
             # Until it has answered once it is only starting; how that may fail is said by those who lease from it.
             if self._state is not None:

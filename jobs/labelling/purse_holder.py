@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import ray
-from ray.actor import ActorHandle
 
 from anchornet.ledger.purse import Draw, Grant, Purse
+from jobs.labelling.ledger_actor import LedgerHandle, answer
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class PurseHolder:
     ends. Only an actor that dies keeps it.
     """
 
-    def __init__(self, ledger: ActorHandle, stage: int, num_exits: int) -> None:
+    def __init__(self, ledger: LedgerHandle, stage: int, num_exits: int) -> None:
         self._ledger = ledger
         self._purse = Purse(stage, num_exits)
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class PurseHolder:
     def _exchange(self, num_rows: int, timeout_s: float | None = None) -> Grant:
         with self._lock:
             statement = self._purse.statement(num_rows, time.monotonic())
-        grant: Grant = ray.get(self._ledger.exchange.remote(statement), timeout=timeout_s)
+        grant: Grant = answer(self._ledger.exchange.remote(statement), timeout_s)
         with self._lock:
             self._purse.fill(grant)
         return grant
