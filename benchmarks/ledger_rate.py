@@ -31,12 +31,15 @@ from jobs.shell.ray_session import ray_session
 EXITS = ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
 EXIT_MACS = (60_538_544, *[752_746_496] * 5)
 NUM_POINTS = 40
-IMAGES = 10_000_000
+IMAGES = 100_000_000
+STRIDE = 7_919
 ACTORS = 5_000
+INTERVAL_S = 12.5
+"""Simulated, between two statements of a worker."""
 
 
 def plan() -> LedgerPlan:
-    """A job of ten million images with a frontier as dense as a real one; thresholds do not matter for the rate."""
+    """A job of a hundred million images with a frontier as dense as a real one; thresholds do not matter for the rate."""
     points = []
     for share in np.linspace(0, 1, NUM_POINTS):
         fractions = np.array([1 - share, *[share / 5] * 5])
@@ -58,37 +61,37 @@ def plan() -> LedgerPlan:
     )
 
 
-def exchanges(answer: Callable[[Statement], Grant], first: int, rows: int, seconds: float) -> float:
-    """Exchanges per second of one worker that computes nothing: every image leaves at the first exit."""
-    purse, count = Purse(0, len(EXITS)), 0
+def exchanges(answer: Callable[[Statement, float], Grant], workers: int, rows: int, seconds: float) -> float:
+    """Exchanges per second of workers that speak in turn and compute nothing: every image leaves at the first exit."""
+    purses = [Purse(0, len(EXITS)) for _ in range(workers)]
+    spread, count = np.arange(rows) * STRIDE, 0
     started = time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds:
-        purse.fill(answer(purse.statement(rows, elapsed)))
+        purse, now_s = purses[count % workers], count * INTERVAL_S / ACTORS
+        purse.fill(answer(purse.statement(rows, now_s), now_s))
         draw = purse.draw(rows)
-        image_ids = np.arange(first, first + rows)
+        image_ids = (spread + count * rows * STRIDE) % IMAGES  # the manifest is in random order
         purse.done(draw, image_ids, min(draw.allowance_macs, rows * EXIT_MACS[0]), (rows, 0, 0, 0, 0, 0))
-        first, count = (first + rows) % (IMAGES - rows), count + 1
+        count += 1
     return count / elapsed
 
 
 def rate_alone(rows: int, seconds: float) -> float:
-    """Exchanges per second of the plain object in this process."""
-    ledger = Ledger.open(plan(), MemoryMark())
-    return exchanges(lambda statement: ledger.exchange(statement, time.perf_counter()), 0, rows, seconds)
+    """Exchanges per second of the plain object in this process, with 5,000 workers."""
+    return exchanges(Ledger.open(plan(), MemoryMark()).exchange, ACTORS, rows, seconds)
 
 
 @ray.remote(num_cpus=0.5)
-def call(ledger: ActorHandle, first: int, rows: int, seconds: float) -> float:
-    """Exchanges per second of one caller that waits for every answer, as an actor of a label job does."""
-    return exchanges(lambda statement: ray.get(ledger.exchange.remote(statement)), first, rows, seconds)
+def call(ledger: ActorHandle, workers: int, rows: int, seconds: float) -> float:
+    """Exchanges per second of one caller that waits for every answer, and speaks for some of the workers."""
+    return exchanges(lambda statement, _: ray.get(ledger.exchange.remote(statement)), workers, rows, seconds)
 
 
 def rate_on_ray(rows: int, seconds: float, callers: int, mark_uri: str) -> float:
     """Exchanges per second of the ledger actor under ``callers`` concurrent callers."""
     ledger = start_ledger(plan(), mark_uri)
     ray.get(ledger.report.remote())
-    share = IMAGES // callers
-    return sum(ray.get([call.remote(ledger, i * share, rows, seconds) for i in range(callers)]))
+    return sum(ray.get([call.remote(ledger, ACTORS // callers, rows, seconds) for _ in range(callers)]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,6 @@ Shapes: P points of a frontier, S stages. A position is a float in [0, P - 1]; f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,12 +58,6 @@ class _StageModel:
         """Fraction of the job's images."""
         self.going_P = fractions_PK[:, stop:].sum(axis=1)
         """Fraction of the job's images that goes on to the next stage."""
-        safe_P = np.maximum(self.arriving_P, 1e-9)
-        share_Pk = fractions_PK[:, first:stop].copy()
-        share_Pk[:, -1] += self.going_P
-        cost_k = np.cumsum(each_K[first:stop])
-        mean_P, square_P = share_Pk @ cost_k / safe_P, share_Pk @ cost_k**2 / safe_P
-        self.sd_P = np.sqrt(np.maximum(square_P - mean_P**2, 0.0))
         self.cost_ratio, self.going_ratio = Ratio(), Ratio()
         self.given = 0.0
         """Mean position of the purses that are out."""
@@ -123,20 +116,11 @@ class Forecast:
             rows = rows * min(1.0, going * self._stages[s].going_ratio.value()) + waiting[s + 1]
         return rows
 
-    def wish(self, stage: int, position: float, num_rows: int) -> tuple[float, float]:
-        """Expected cost of ``num_rows`` rows of ``stage``, and its standard deviation by chance."""
-        cost_macs = self._at(self._row_costs(stage), position)
-        return num_rows * cost_macs, self._at(self._stages[stage].sd_P, position) * math.sqrt(num_rows)
-
-    def dearer(self, stage: int, position: float, cost_macs: float) -> float:
-        """The position, not below ``position``, at which a row of ``stage`` is expected to cost ``cost_macs`` there."""
-        return max(position, float(np.interp(cost_macs, self._row_costs(stage), self._positions)))
-
-    def _row_costs(self, stage: int) -> np.ndarray:
-        """(P,) expected cost of a row that is at ``stage`` now."""
+    def row_macs(self, stage: int, position: float) -> float:
+        """Expected cost in ``stage`` of a row that is there now, under the policy at ``position``."""
         model = self._stages[stage]
-        cost_P = model.base + self._images_per_row(stage) * model.extra_P
-        return np.asarray(np.minimum(cost_P, model.most) * model.cost_ratio.value())
+        cost = model.base + self._images_per_row(stage) * self._at(model.extra_P, position)
+        return min(cost, model.most) * model.cost_ratio.value()
 
     def _images_per_row(self, stage: int) -> float:
         """Images of the job for which one row at ``stage`` stands, by the positions that were granted before it."""

@@ -166,7 +166,7 @@ class Ledger:
         if statement.batch_rows:
             later = zip(self._counts.gone_on, self._seen.counts[1:], strict=False)
             waiting = [self.num_unseen, *(max(0, gone - seen) for gone, seen in later)]
-            offer = self._pacing.offer(statement, waiting, self._seen.counts[0], now_s)
+            offer = self._pacing.offer(statement, waiting, now_s)
             purse = self.account.grant(statement.worker, offer, now_s)
             self._pacing.note(purse)
             self._counts.granted(self._seen.counts[0], offer.position)

@@ -33,12 +33,8 @@ _PATIENCE = 3.0
 """A worker is taken for dead when it is silent for three times the longest silence that any broke so far (than 20 s before
 the first), or than an interval. A wrong guess costs nothing but money set aside a second time until it speaks."""
 _ROOM = 0.5
-"""Part of its expected cost that a purse holds as room, for wrong calibrations, beside two standard deviations for chance;
-what it does not need is used by later rows."""
-_LATER = 4.0
-"""It has all of this room while so many times the rows in purses are still to come; less towards the end, and none there."""
-_PRESS = 1.0
-"""Standard deviations by which a purse without room follows a dearer policy: it cannot spend more, and not less either."""
+"""A purse holds so much more than its rows are expected to cost, as a part of that: for chance, for calibrations that are
+wrong, and for inputs whose hard images come in blocks."""
 _CONTINGENCY = 0.003
 """Part of the budget that only first exits may use, for rows that dead workers leave behind."""
 
@@ -79,10 +75,10 @@ class Pacing:
             share = purse.num_rows / self._account.promised_rows[purse.stage]
             self._forecast.granted(purse.stage, purse.position, share)
 
-    def offer(self, statement: Statement, waiting: Sequence[int], num_seen: int, now_s: float) -> Offer:
+    def offer(self, statement: Statement, waiting: Sequence[int], now_s: float) -> Offer:
         """What a worker gets for the rows at its hand and the next ones; no rows: it should come again.
 
-        waiting (S,): rows known to want each stage and not stated there; num_seen images were stated at the first.
+        waiting (S,): rows known to want each stage and not stated there.
         """
         silence_s = max(self.longest_silence_s or _SILENCE_S, self.max_age_s)
         self._account.give_up(now_s - _PATIENCE * silence_s)
@@ -91,7 +87,7 @@ class Pacing:
             position = float(np.interp(policy.expected_macs, costs, np.arange(len(costs))))
             rows = self._rows(statement, position, waiting)
             return Offer(rows, rows * self._plan.stage_most_macs(statement.stage), 0, position)
-        kept_macs = self._contingency_macs(statement.batch_rows, waiting[0], num_seen, now_s - silence_s)
+        kept_macs = self._contingency_macs(statement.batch_rows, now_s - silence_s)
         promised = [self._account.promised_rows[stage] for stage in range(len(waiting))]
         money_macs = self._account.left_macs() + self._account.lent_macs - kept_macs
         return self._bounded(statement, self._forecast.position(money_macs, waiting, promised), waiting, kept_macs)
@@ -113,30 +109,17 @@ class Pacing:
         if left < owed:
             rows, owed = batch, batch * dense
         free = left - account.reserve_macs(waiting[0] - (rows if stage == 0 else 0)) - kept_macs
-        expected, spread = self._forecast.wish(stage, position, rows)
+        expected = rows * self._forecast.row_macs(stage, position)
         wanting = left < owed and account.open_macs > statement.kept_macs
         if wanting or (max(free, min(owed, left)) < expected and account.lent_macs > 0):
             return Offer(0, 0, 0, position)  # what others hold comes back
-        room = (_ROOM * expected + 2 * spread) * self._later(stage, rows, position, waiting)
-        even = owed + (free - owed) * rows / max(rows, sum(waiting))
-        macs = max(min(expected + room, free), even, min(owed, left))
+        macs = max(min((1.0 + _ROOM) * expected, free), min(owed, left))
         macs = max(0, min(round(macs), left, rows * plan.stage_most_macs(stage)))
-        room = max(0.0, macs - expected)
-        if macs >= expected and room < spread:
-            position = self._forecast.dearer(stage, position, (expected + _PRESS * (spread - room)) / rows)
-        return Offer(rows, macs, round(room), position)
+        return Offer(rows, macs, max(0, macs - round(expected)), position)
 
-    def _later(self, stage: int, rows: int, position: float, waiting: Sequence[int]) -> float:
-        """1 while enough rows are to come that can use what purses of now do not need; 0 at the end."""
-        computing = self._account.promised_rows[stage] + rows
-        coming = self._forecast.waiting_rows(stage, position, waiting) - computing
-        return min(1.0, max(0.0, coming) / (_LATER * computing))
-
-    def _contingency_macs(self, batch_rows: int, num_unseen: int, num_seen: int, overdue_s: float) -> int:
-        """Kept back for rows that dead workers leave behind, the noticed and the next ones, and for a batch above the mean."""
+    def _contingency_macs(self, batch_rows: int, overdue_s: float) -> int:
+        """Kept back for first exits: of rows that the dead leave behind, noticed or not, and of a batch above the mean."""
         plan, account = self._plan, self._account
-        at_risk = (account.promised_rows[0] + batch_rows) * plan.first_macs
-        kept = min(at_risk, int(_CONTINGENCY * plan.budget_macs))
-        kept += account.overdue_rows(overdue_s) * plan.first_macs
-        dearer = batch_rows * (plan.exit_macs[0] - plan.first_macs)
-        return kept + dearer + account.lost_macs * num_unseen // max(1, num_seen)
+        at_risk = min((account.promised_rows[0] + batch_rows) * plan.first_macs, int(_CONTINGENCY * plan.budget_macs))
+        overdue = account.overdue_rows(overdue_s) * plan.first_macs
+        return at_risk + overdue + batch_rows * (plan.exit_macs[0] - plan.first_macs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from anchornet.budget.frontier import Frontier, MixedPolicy
 from anchornet.units import GIGA, gflops_text
@@ -64,7 +65,7 @@ class LedgerPlan:
                 f"({self.minimum_macs / GIGA:.6g}); raise the budget to at least {gflops_text(self.minimum_macs / GIGA)}"
             )
 
-    @property
+    @cached_property
     def first_macs(self) -> int:
         """What is set aside for the first exit of an image: the mean of the calibration and a margin, at most the dense cost.
 

@@ -47,26 +47,26 @@ def test_rows_on_their_way_to_the_next_stage_are_paid_for() -> None:
 
 def test_a_calibration_that_was_too_cheap_is_corrected() -> None:
     made, position = forecast(), point_of(1.1)
-    before, _ = made.wish(0, position, 1)
+    before = made.row_macs(0, position)
     made.observe(0, position, 40_000, round(40_000 * 1.5 * before), 0)
-    assert made.wish(0, position, 1)[0] == pytest.approx(1.5 * before, rel=0.01)
+    assert made.row_macs(0, position) == pytest.approx(1.5 * before, rel=0.01)
     assert made.position(1.1e9 * 1000, [1000], [0]) < position
 
 
 def test_few_rows_change_little() -> None:
     made, position = forecast(), point_of(1.1)
-    before, _ = made.wish(0, position, 1)
+    before = made.row_macs(0, position)
     made.observe(0, position, 40, round(40 * 2 * before), 0)
-    assert made.wish(0, position, 1)[0] == pytest.approx(before * (400 + 80) / 440, rel=0.001)
+    assert made.row_macs(0, position) == pytest.approx(before * (400 + 80) / 440, rel=0.001)
 
 
 def test_the_hardest_are_sent_on_and_a_dearer_policy_costs_more_for_them() -> None:
     """Of all images a part arrives; what a policy spends beyond the first exit, it spends on them."""
     made, few, many = forecast((0, 1)), point_of(0.9), point_of(1.4)
     made.granted(0, few, 1.0)
-    hard, _ = made.wish(1, many, 1)
+    hard = made.row_macs(1, many)
     made.granted(0, many, 1.0)
-    mixed, _ = made.wish(1, many, 1)
+    mixed = made.row_macs(1, many)
     assert EXIT_MACS[1] < mixed < hard < sum(EXIT_MACS[1:])
 
 
@@ -75,10 +75,3 @@ def test_rows_to_come_are_those_that_are_sent_on() -> None:
     share = frontier().describe(point_of(1.1)).exit_fractions
     assert made.waiting_rows(0, point_of(1.1), [1000, 7]) == 1000
     assert made.waiting_rows(1, point_of(1.1), [1000, 7]) == pytest.approx(1000 * (1 - share[0]) + 7, rel=0.01)
-
-
-def test_a_dearer_position_is_never_a_cheaper_one() -> None:
-    made, position = forecast(), point_of(1.1)
-    cost, _ = made.wish(0, position, 1)
-    assert made.dearer(0, position, 0.5 * cost) == position
-    assert made.wish(0, made.dearer(0, position, 1.2 * cost), 1)[0] == pytest.approx(1.2 * cost)
