@@ -33,6 +33,7 @@ def configure_logging() -> None:
     if not any(isinstance(handler, Lines) for handler in root.handlers):
         root.addHandler(Lines())
         root.setLevel(os.environ.get("ANCHORNET_LOG_LEVEL", "INFO"))
+        logging.getLogger("botocore").setLevel(logging.WARNING)  # else each listing says where its credentials are from
 
 
 def say(text: str) -> None:

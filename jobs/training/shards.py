@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import ray.data
@@ -16,15 +17,15 @@ class EveryValidationImage(ray.train.DataConfig):
     """
 
     def __init__(self) -> None:
-        options = self.default_ingest_options()
-        options.preserve_order = True
-        super().__init__(execution_options=options)
+        self._ordered_options = self.default_ingest_options()
+        self._ordered_options.preserve_order = True
+        super().__init__(execution_options=self._ordered_options)
 
     def configure(
         self, datasets: dict[str, Any], world_size: int, *arguments: Any, **named: Any
     ) -> list[dict[str, Any]]:
         """One dict of shards per worker."""
-        datasets = {name: self._ordered(name, data) for name, data in datasets.items()}
+        datasets = {name: self._ordered(data) for name, data in datasets.items()}
         if world_size == 1:
             return [{name: data.iterator() for name, data in datasets.items()}]
         split = {name: data for name, data in datasets.items() if name != "validation"}
@@ -36,8 +37,8 @@ class EveryValidationImage(ray.train.DataConfig):
                 shard["validation"] = part
         return shards
 
-    def _ordered(self, name: str, data: ray.data.Dataset) -> ray.data.Dataset:
+    def _ordered(self, data: ray.data.Dataset) -> ray.data.Dataset:
         """The data set with the options of this class."""
         data = data.copy(data)
-        data.context.execution_options = self._resolve_execution_options(name)
+        data.context.execution_options = copy.deepcopy(self._ordered_options)
         return data
