@@ -1,4 +1,4 @@
-"""The whole flow on generated images: train, calibrate, label 2,000 images at three budgets, evaluate.
+"""The whole flow on generated images: train, calibrate, label 1,000 images at three budgets, evaluate.
 
     python -m jobs.demo            (or: make demo)
 
@@ -58,10 +58,9 @@ class Split(NamedTuple):
 
 
 SPLITS = (
-    Split("train", 1600, 1),
-    Split("validation", 200, 2),
-    Split("calibration", 1000, 3),
-    Split("images", 2000, 4),
+    Split("train", 1200, 1),
+    Split("calibration", 400, 2),
+    Split("images", 1000, 3),
 )
 TRAINING = ("anchornet", "patch", "glance", "full")
 """The train jobs, by the names of their configurations."""
