@@ -41,14 +41,15 @@ class StepResult(NamedTuple):
     views: int
 
 
-def learning_rate(settings: TrainingSettings, epoch: int) -> float:
-    """The rate of a whole epoch (0-based)."""
-    if epoch < settings.warmup_epochs:
-        return settings.learning_rate * (epoch + 1) / (settings.warmup_epochs + 1)
+def learning_rate(settings: TrainingSettings, epoch: int, done: float = 0.0) -> float:
+    """The rate in an epoch (0-based). done: the part of it that is over, which counts with ``schedule_every: step``."""
+    time = epoch + min(done, 1.0) if settings.schedule_every == "step" else epoch
+    if time < settings.warmup_epochs:
+        return settings.learning_rate * (time + 1) / (settings.warmup_epochs + 1)
     if settings.schedule == "step":
-        return settings.learning_rate * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
-    done = (epoch - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return settings.learning_rate * settings.gamma ** sum(time >= milestone for milestone in settings.milestones)
+    turned = (time - settings.warmup_epochs) / (settings.epochs - settings.warmup_epochs)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * turned))
 
 
 def build_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:

@@ -26,7 +26,9 @@ class TrainingSettings:
     weight_decay: float = 1e-4
     """L2, on every parameter."""
     schedule: Literal["step", "cosine"] = "step"
-    """``step``: times ``gamma`` at each of ``milestones``; ``cosine``: half a cosine down to 0. Set once per epoch."""
+    """``step``: times ``gamma`` at each of ``milestones``; ``cosine``: half a cosine down to 0."""
+    schedule_every: Literal["epoch", "step"] = "epoch"
+    """When ``schedule`` sets the rate anew; ``step`` is for runs of few epochs, which else learn at the highest rates only."""
     milestones: tuple[int, ...] = (30, 60, 90)
     """Epochs at which the rate falls, with ``schedule: step``."""
     gamma: float = 0.1
@@ -69,7 +71,7 @@ class FineTuning(TrainingSettings):
     nesterov: bool = False
     """Nesterov's form of momentum."""
     schedule: Literal["step", "cosine"] = "cosine"
-    """``step``: times ``gamma`` at each of ``milestones``; ``cosine``: half a cosine down to 0. Set once per epoch."""
+    """``step``: times ``gamma`` at each of ``milestones``; ``cosine``: half a cosine down to 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

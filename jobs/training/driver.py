@@ -101,7 +101,8 @@ def _open_data(plan: TrainPlan) -> tuple[TrainPlan, Datasets, Any]:
         num_images - found.num_images,
     )
     buffer = 0 if found.rows_are_files else cfg.shuffle_buffer
-    return replace(plan, classes=found.classes, num_images=num_images, shuffle_buffer=buffer), datasets, notes
+    known = replace(plan, classes=found.classes, num_images=num_images, num_training_images=found.num_images)
+    return replace(known, shuffle_buffer=buffer), datasets, notes
 
 
 def _epoch_seed(seed: int, epochs_done: int) -> int:

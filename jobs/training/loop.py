@@ -119,8 +119,6 @@ def _initialise(module: nn.Module, plan: TrainPlan) -> None:
 
 def _run_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> dict[str, Any]:
     """Train and validate once: the epoch's line of ``metrics.jsonl``, the same on every worker."""
-    rate = training.learning_rate(plan.settings, epoch)
-    training.set_learning_rate(trainee.optimizer, rate)
     begin = time.perf_counter()
     loss, correct, views, num_images = _train_epoch(plan, trainee, epoch)
     trained = time.perf_counter()
@@ -128,7 +126,7 @@ def _run_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> dict[str, Any]:
         "epoch": epoch,
         "train/loss": loss / max(1, views),
         "train/accuracy": correct / max(1, views),
-        "train/learning_rate": rate,
+        "train/learning_rate": training.learning_rate(plan.settings, epoch),
         "train/images_per_s": num_images / (trained - begin),
         **_validate(plan, trainee),
     }
@@ -142,6 +140,8 @@ def _train_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> list[float]:
     sums = [0.0, 0.0, 0.0, 0.0]
     batches = _batches("train", plan, -(-plan.settings.batch_size // context.get_world_size()), plan.shuffle_buffer)
     for step, (images_N3HW, labels_N) in enumerate(told(batches, trainee.notes, f"epoch {epoch}")):
+        rate = training.learning_rate(plan.settings, epoch, step / plan.steps_per_epoch)
+        training.set_learning_rate(trainee.optimizer, rate)
         where = f"epoch {epoch}, step {step}, rank {context.get_world_rank()}"
         result = training.train_step(
             trainee.model, trainee.optimizer, trainee.recipe.view, images_N3HW, labels_N, plan.settings, where

@@ -23,6 +23,8 @@ class TrainPlan:
     """Class names; empty takes them from the training data."""
     num_images: int = 0
     """Training and validation images, for the share that cannot be read."""
+    num_training_images: int = 0
+    """Those of an epoch."""
     shuffle_buffer: int = 0
     """Images shuffled within a worker; 0 when the data comes fully shuffled."""
 
@@ -35,6 +37,11 @@ class TrainPlan:
     def checkpoints(self) -> str:
         """Folder of the run's checkpoints."""
         return RunFolder(self.config.run.folder).at(CHECKPOINT_FOLDER)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in which every training image is seen once, before unreadable ones are left out."""
+        return max(1, -(-self.num_training_images // self.settings.batch_size))
 
     @property
     def recipe(self) -> RecipeSettings:

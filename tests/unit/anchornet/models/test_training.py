@@ -42,6 +42,22 @@ class TestSchedules:
         cosine = [0.2 * (1 + math.cos(math.pi * done)) for done in (0.0, 0.25, 0.5, 0.75)]
         assert rates == pytest.approx([0.1, 0.2, 0.3, *cosine])
 
+    def test_a_rate_of_every_step_goes_on_within_the_epoch(self) -> None:
+        every_step, every_epoch = (
+            TrainingSettings(epochs=2, schedule="cosine", schedule_every=every, learning_rate=1.0)
+            for every in ("step", "epoch")
+        )
+        rates = [training.learning_rate(every_step, epoch, done) for epoch in (0, 1) for done in (0, 0.5, 1, 1.5)]
+        assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 4)) for k in (0, 1, 2, 2, 2, 3, 4, 4)])
+        assert [training.learning_rate(every_epoch, 1, done) for done in (0, 0.5)] == [0.5, 0.5]
+
+    def test_a_rate_of_every_step_falls_and_climbs_too(self) -> None:
+        settings = TrainingSettings(
+            epochs=4, schedule="step", schedule_every="step", milestones=(3,), warmup_epochs=1, learning_rate=1.0
+        )
+        rates = [training.learning_rate(settings, *when) for when in ((0, 0.0), (0, 0.5), (2, 0.9), (2, 1.0))]
+        assert rates == pytest.approx([0.5, 0.75, 1.0, 0.1])
+
     def test_a_set_rate_is_what_the_optimizer_uses(self) -> None:
         network = tiny_network()
         optimizer = training.build_optimizer(network, FineTuning())
