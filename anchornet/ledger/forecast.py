@@ -91,21 +91,18 @@ class Forecast:
         """The position at which all that remains is expected to cost ``money_macs``.
 
         waiting (S,): rows known to want each stage and not reported there (for the first stage: images not reported);
-        promised (S,): those of them in purses. What these cost in their own stage is not part of the money; how many go on
-        follows from the positions that were granted.
+        promised (S,): rows that purses are for, of these or of those to come. What they cost in their own stage is not part
+        of the money; how many go on follows from the positions that were granted.
         """
         total_P, rows_P, images_P = (np.zeros(len(self._positions)) for _ in range(3))
         for stage, model in enumerate(self._stages):
-            out = min(promised[stage], waiting[stage])
-            per_row, ratio = self._images_per_row(stage), model.going_ratio.value()
-            rows_P = rows_P + (waiting[stage] - out)
-            images_P = images_P + (waiting[stage] - out) * per_row
-            total_P += np.minimum(rows_P * model.base + images_P * model.extra_P, rows_P * model.most) * (
-                model.cost_ratio.value()
-            )
-            rows_P = np.minimum(images_P * model.going_P * ratio, rows_P)
-            rows_P = rows_P + min(out * per_row * self._at(model.going_P, model.given) * ratio, out)
-            images_P = images_P + out * per_row
+            rows_P = rows_P + waiting[stage]
+            images_P = images_P + waiting[stage] * self._images_per_row(stage)
+            free_P = 1.0 - np.minimum(promised[stage] / np.maximum(rows_P, 1.0), 1.0)  # part that is not in purses
+            cost_P = np.minimum(rows_P * model.base + images_P * model.extra_P, rows_P * model.most)
+            total_P += free_P * cost_P * model.cost_ratio.value()
+            going_P = free_P * model.going_P + (1.0 - free_P) * self._at(model.going_P, model.given)
+            rows_P = np.minimum(images_P * going_P * model.going_ratio.value(), rows_P)
         return float(np.interp(money_macs, np.maximum.accumulate(total_P), self._positions))
 
     def waiting_rows(self, stage: int, position: float, waiting: Sequence[int]) -> float:

@@ -111,9 +111,10 @@ class Pacing:
         free = left - account.reserve_macs(waiting[0] - (rows if stage == 0 else 0)) - kept_macs
         expected = rows * self._forecast.row_macs(stage, position)
         wanting = left < owed and account.open_macs > statement.kept_macs
-        if wanting or (max(free, min(owed, left)) < expected and account.lent_macs > 0):
+        if wanting or (free < expected and account.lent_macs > 0):
             return Offer(0, 0, 0, position)  # what others hold comes back
-        macs = max(min((1.0 + _ROOM) * expected, free), min(owed, left))
+        even = owed + (free - owed) * rows / max(rows, sum(waiting))
+        macs = max(min((1.0 + _ROOM) * expected, free), even, min(owed, left))
         macs = max(0, min(round(macs), left, rows * plan.stage_most_macs(stage)))
         return Offer(rows, macs, max(0, macs - round(expected)), position)
 
