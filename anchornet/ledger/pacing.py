@@ -26,6 +26,9 @@ _STATEMENTS_PER_S = 400.0
 _PURSES_LEFT = 16
 """A purse holds at most this part of a worker's share of the rows that remain: a dead worker loses little, and purses
 shrink towards the end, down to a batch, or to half of what the statements per second allow."""
+_AT_RISK = 0.25
+"""All purses together hold at most this part of what is not needed for first exits, so that near the minimum a dead worker
+takes one batch with it (the same exceptions)."""
 _RETRY_FRACTION = 0.125
 """Of an interval; when everything that is left is in other purses, which come back within one."""
 _SILENCE_S = 20.0
@@ -94,11 +97,14 @@ class Pacing:
 
     def _rows(self, statement: Statement, position: float, waiting: Sequence[int]) -> int:
         """Rows of a purse: what the worker wants, less when the rows that remain in its stage are few; at least its batch."""
-        workers = self._account.num_open()
+        account, workers = self._account, self._account.num_open()
         share = self._forecast.waiting_rows(statement.stage, position, waiting)
-        share /= 1 + self._account.num_open(statement.stage)
+        share /= (1 + account.num_open(statement.stage)) * _PURSES_LEFT
+        bearable_macs = account.left_macs() + account.open_macs - waiting[0] * self._plan.first_macs
+        row_macs = max(1.0, self._forecast.row_macs(statement.stage, position))
+        share = min(share, _AT_RISK * bearable_macs / ((1 + workers) * row_macs))
         shortest = statement.wanted_rows * workers / (2 * _STATEMENTS_PER_S) / self.max_age_s
-        return max(statement.batch_rows, min(statement.wanted_rows, int(max(share / _PURSES_LEFT, shortest))))
+        return max(statement.batch_rows, min(statement.wanted_rows, int(max(share, shortest))))
 
     def _bounded(self, statement: Statement, position: float, waiting: Sequence[int], kept_macs: int) -> Offer:
         """An offer in mode ``hard``: what the rows are expected to cost, and room while others can spare it."""
@@ -110,9 +116,12 @@ class Pacing:
             rows, owed = batch, batch * dense
         free = left - account.reserve_macs(waiting[0] - (rows if stage == 0 else 0)) - kept_macs
         expected = rows * self._forecast.row_macs(stage, position)
-        wanting = left < owed and account.open_macs > statement.kept_macs
-        if wanting or (free < expected and account.lent_macs > 0):
-            return Offer(0, 0, 0, position)  # what others hold comes back
+        if (
+            (left < owed and account.open_macs > statement.kept_macs)
+            or (free < expected and account.lent_macs > 0)  # what others hold comes back
+            or (free < owed and statement.kept_rows > 0)  # no second batch at risk while one computes
+        ):
+            return Offer(0, 0, 0, position)
         even = owed + (free - owed) * rows / max(rows, sum(waiting))
         macs = max(min((1.0 + _ROOM) * expected, free), even, min(owed, left))
         macs = max(0, min(round(macs), left, rows * plan.stage_most_macs(stage)))

@@ -40,15 +40,15 @@ class PurseHolder:
         threading.Thread(target=_watch, args=(weakref.ref(self),), daemon=True).start()
 
     def prepare(self, num_rows: int) -> None:
-        """Have permission for a batch ready; called while another batch computes, so that nobody waits for the ledger."""
+        """Ask for the next batch while one computes, so that nobody waits for the ledger; it may refuse until that is done."""
         with self._asking:
             if self._purse.needs_grant(num_rows, time.monotonic()):
-                self._ask(num_rows)
+                self._exchange(num_rows)
 
     def draw(self, num_rows: int) -> Draw:
         """Permission for the batch that is computed now."""
         with self._asking:
-            if self._purse.left_rows < num_rows:  # the other thread was faster
+            if self._purse.left_rows < num_rows:  # refused, or the other thread was faster
                 self._ask(num_rows)
             with self._lock:
                 return self._purse.draw(num_rows)
@@ -77,11 +77,11 @@ class PurseHolder:
         """Exchange until there is a grant; the ledger says when to come again while others hold what is left."""
         while not (grant := self._exchange(num_rows)).num_rows:
             time.sleep(grant.retry_s)
-        self._used_s = time.monotonic()
 
     def _exchange(self, num_rows: int, timeout_s: float | None = None) -> Grant:
         with self._lock:
             statement = self._purse.statement(num_rows, time.monotonic())
+            self._used_s = time.monotonic() if num_rows else self._used_s
         grant: Grant = answer(self._ledger.exchange.remote(statement), timeout_s)
         with self._lock:
             self._purse.fill(grant)
