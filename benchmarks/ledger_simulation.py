@@ -1,8 +1,8 @@
 """The ledger's promise, replayed: spent <= budget in every case, and the budget well used.
 
-    python -m benchmarks.ledger_simulation [--table FILE.npz] [--quick] [--only TEXT]
+    python -m benchmarks.ledger_simulation [--table FILE.npz] [--quick] [--only TEXT] [--markdown]
 
-One JSON object per line and case:
+One JSON object per line and case, or with ``--markdown`` a row of a table in GFLOPs:
 
     case, budget, spent              multiply-adds; spent is everything that was computed, lost work included
     used_fraction                    spent / budget, or / useful maximum when the budget is beyond it
@@ -112,9 +112,10 @@ def _failures(layout: str) -> Iterator[Case]:
 
 
 def _fleets(layout: str, quick: bool) -> Iterator[Case]:
-    """From one worker to 10,000; larger fleets get larger jobs: at least eight batches for each worker."""
+    """From one worker to 10,000 of each stage; larger fleets get larger jobs: at least eight batches for each worker."""
+    most = {"2 stages": 10_000, "anchor first": 1_000}.get(layout, 100)  # 10,000 take minutes
     for workers in (1, 10, 100, 1_000, 10_000):
-        if workers >= 1_000 and (quick or layout in ("1 stage", "sparse")):
+        if workers > (min(most, 100) if quick else most):
             continue
         rows = 64 if workers <= 100 else 16
         images = max(25_000, workers * rows * 8)
@@ -240,6 +241,14 @@ class Simulation:
         return np.interp(fine, np.arange(len(exits)), spend), np.interp(fine, np.arange(len(exits)), accuracy)
 
 
+def table_row(line: Mapping[str, Any]) -> str:
+    """The line as a row of Markdown, money in GFLOPs; what it breaks stands beside the images without a label."""
+    money = [f"{line[key] / GIGA:,.0f}" for key in ("budget", "spent")]
+    parts = [f"{100 * line[key]:.2f} %" for key in ("used_fraction", "accuracy", "fixed_policy_accuracy")]
+    last = "; ".join([str(line["unlabelled"]), *line.get("broken", ())])
+    return f"| {' | '.join([line['case'], *money, *parts, last, str(line['batches_per_exchange'])])} |"
+
+
 def broken_promises(line: Mapping[str, Any], case: Case) -> list[str]:
     """What a line breaks of what the ledger promises; empty when all is well."""
     broken = []
@@ -262,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", help="npz with confidence and correct; synthetic when absent")
     parser.add_argument("--quick", action="store_true", help="leave out the large fleets")
+    parser.add_argument("--markdown", action="store_true", help="rows of a table in place of JSON")
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     options = parser.parse_args(argv)
     table = read_table(options.table) if options.table else synthetic_table(25_000, seed=0)
@@ -272,7 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = simulation.run(case)
         broken = broken_promises(line, case)
         failed |= bool(broken)
-        print(json.dumps(line | ({"broken": broken} if broken else {})), flush=True)
+        line |= {"broken": broken} if broken else {}
+        print(table_row(line) if options.markdown else json.dumps(line), flush=True)
     return int(failed)
 
 

@@ -1,7 +1,7 @@
 """Pacing: how much a purse gets, and under which policy, so that the budget is used up and no more than that is wanted.
 
 Estimates here may be wrong without harm: the bound is kept by the account's integers, pacing only decides how well the
-budget is used.
+budget is used. Each rule names a line of ``benchmarks.ledger_simulation`` and what that line says without the rule.
 
 Shapes: S stages.
 """
@@ -25,10 +25,11 @@ _STATEMENTS_PER_S = 400.0
 """What one ledger actor is asked to answer; see benchmarks/results/ledger_rate. More workers state less often."""
 _PURSES_LEFT = 16
 """A purse holds at most this part of a worker's share of the rows that remain: a dead worker loses little, and purses
-shrink towards the end, down to a batch, or to half of what the statements per second allow."""
+shrink towards the end, down to a batch, or to half of what the statements per second allow. (Anchor first, 1 % of batches
+die, 0.6: 86 % used in place of 97 %.)"""
 _AT_RISK = 0.25
-"""All purses together hold at most this part of what is not needed for first exits, so that near the minimum a dead worker
-takes one batch with it (the same exceptions)."""
+"""All purses together hold at most this part of what is not needed for first exits: near the minimum a purse is a batch.
+(1 stage, 1 % of batches die, 0.8: 472 images without a label in place of 160.)"""
 _RETRY_FRACTION = 0.125
 """Of an interval; when everything that is left is in other purses, which come back within one."""
 _SILENCE_S = 20.0
@@ -37,9 +38,10 @@ _PATIENCE = 3.0
 the first), or than an interval. A wrong guess costs nothing but money set aside a second time until it speaks."""
 _ROOM = 0.5
 """A purse holds so much more than its rows are expected to cost, as a part of that: for chance, for calibrations that are
-wrong, and for inputs whose hard images come in blocks."""
+wrong, and for inputs whose hard images come in blocks. (Anchor first, 100 workers: 95 % used in place of 100 %.)"""
 _CONTINGENCY = 0.003
-"""Part of the budget that only first exits may use, for rows that dead workers leave behind."""
+"""Part of the budget that only first exits may use, for rows that dead workers leave behind. (Sparse, 100 workers, 1 %
+die: 381 images without a label in place of none.)"""
 
 
 class Pacing:
@@ -112,23 +114,24 @@ class Pacing:
         first, dense = (plan.first_macs, plan.exit_macs[0]) if stage == 0 else (0, 0)
         rows, left = self._rows(statement, position, waiting), account.left_macs()
         owed = batch * dense + (rows - batch) * first
-        if left < owed:
-            rows, owed = batch, batch * dense
         free = left - account.reserve_macs(waiting[0] - (rows if stage == 0 else 0)) - kept_macs
         expected = rows * self._forecast.row_macs(stage, position)
-        if (
-            (left < owed and account.open_macs > statement.kept_macs)
-            or (free < expected and account.lent_macs > 0)  # what others hold comes back
-            or (free < owed and statement.kept_rows > 0)  # no second batch at risk while one computes
-        ):
+        others_hold_it = left < owed and account.open_macs > statement.kept_macs
+        lent = free < expected and account.lent_macs > 0  # sparse, 1 % of batches die: 954 images without a label
+        computes = free < owed and statement.kept_rows > 0  # a second batch at risk; 2 stages, minimum: 896 for 480
+        if others_hold_it or lent or computes:
             return Offer(0, 0, 0, position)
-        even = owed + (free - owed) * rows / max(rows, sum(waiting))
+        even = owed + (free - owed) * rows / max(rows, sum(waiting))  # 1 stage, blocks, 2.5: 96 % used
         macs = max(min((1.0 + _ROOM) * expected, free), even, min(owed, left))
         macs = max(0, min(round(macs), left, rows * plan.stage_most_macs(stage)))
         return Offer(rows, macs, max(0, macs - round(expected)), position)
 
     def _contingency_macs(self, batch_rows: int, overdue_s: float) -> int:
-        """Kept back for first exits: of rows that the dead leave behind, noticed or not, and of a batch above the mean."""
+        """Kept back for first exits: of rows that the dead leave behind, noticed or not, and of a batch above the mean.
+
+        Without the second: 1 stage, 100 workers, 1 % die: 681 images without a label in place of 307. Without the third:
+        sparse, blocks: 35.
+        """
         plan, account = self._plan, self._account
         at_risk = min((account.promised_rows[0] + batch_rows) * plan.first_macs, int(_CONTINGENCY * plan.budget_macs))
         overdue = account.overdue_rows(overdue_s) * plan.first_macs

@@ -30,6 +30,11 @@ def test_a_case_is_one_json_line_and_keeps_its_promises(capsys: pytest.CaptureFi
     assert line["spent"] <= line["budget"]
 
 
+def test_a_line_is_a_row_of_a_table() -> None:
+    line = {**GOOD, "case": "c", "budget": 25_000_400_000_000, "batches_per_exchange": 1.5, "broken": ["too much"]}
+    assert ledger_simulation.table_row(line) == "| c | 25,000 | 0 | 99.00 % | 70.00 % | 70.20 % | 0; too much | 1.5 |"
+
+
 @pytest.mark.parametrize(
     ("change", "judged", "broken"),
     [
