@@ -383,6 +383,24 @@ def test_who_comes_when_all_that_is_left_is_in_other_purses_waits_for_it() -> No
     assert ask(ledger, second, 10).allowance_macs == made.budget_macs
 
 
+@pytest.mark.parametrize(("above", "rows"), [(0.0, 10), (0.01, 10), (0.5, 62)])
+def test_near_the_minimum_a_purse_is_a_batch(above: float, rows: int) -> None:
+    """Else it is what the worker wants, at most a sixteenth of its share of all rows."""
+    ledger = Ledger.open(plan(1000, EXIT_MACS[0] * (1 + above) / 1e9), MemoryMark())
+    wanting = Purse(0, NUM_EXITS).statement(10, 0.0)._replace(wanted_rows=500)
+    assert ledger.exchange(wanting, 0.0).num_rows == rows
+
+
+@pytest.mark.parametrize(("above", "rows"), [(0.0, 0), (0.5, 10)])
+def test_who_computes_gets_no_second_batch_when_nothing_is_free(above: float, rows: int) -> None:
+    ledger, purse = Ledger.open(plan(1000, EXIT_MACS[0] * (1 + above) / 1e9), MemoryMark()), Purse(0, NUM_EXITS)
+    ask(ledger, purse, 10)
+    draw = purse.draw(10)
+    assert ask(ledger, purse, 10).num_rows == rows
+    purse.done(draw, np.arange(10), 10 * EXIT_MACS[0], leaving(10))
+    assert ask(ledger, purse, 10).num_rows >= 10
+
+
 def test_nobody_waits_for_the_dead() -> None:
     made = plan(10, 5.0, budget_macs=10 * EXIT_MACS[0])
     ledger, dead, alive = Ledger.open(made, MemoryMark()), Purse(0, NUM_EXITS), Purse(0, NUM_EXITS)
