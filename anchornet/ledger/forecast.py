@@ -52,6 +52,7 @@ class _StageModel:
         self.base = float(each_K[first])
         """A row at the first exit of the stage."""
         self.most = float(each_K[first:stop].sum())
+        """What a row of it can cost in the mean, at every exit. (Unused: anchor first, blocks, 0.2: 99.1 % used for 99.8.)"""
         self.extra_P = np.maximum.accumulate(spend_PK[:, first + 1 : stop].sum(axis=1))
         """Per image of the job: spend beyond that exit."""
         self.arriving_P = arrivals_PK[:, first]

@@ -34,8 +34,8 @@ class StageWork:
 class StageActor:
     """One stage of the cascade: draws each batch's share of the budget from its purse, and computes.
 
-    Two calls may be in flight. Only one computes; the other fills the purse meanwhile, so a GPU never waits for the
-    ledger.
+    Two calls may be in flight. Only one computes; the other fills the purse meanwhile, so a GPU waits for the ledger only
+    where nothing is free for a second batch.
     """
 
     def __init__(self, work: StageWork, ledger: LedgerHandle) -> None:
