@@ -28,7 +28,7 @@ from jobs.settings.scoring import CalibrateConfig
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
-from jobs.shell.ray_session import ray_session
+from jobs.shell.ray_session import cluster_resources, ray_session
 from jobs.shell.run_folder import RunFolder, model_in
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def execute(config: CalibrateConfig) -> int:
     work = ExitWork(bundle=storage.absolute(config.bundle), pool=config.pool, inference=config.inference)
     names = exit_names(work)  # builds the cascade: what cannot be met is refused before anything is started
     with ray_session(config.cluster, config.run.folder):
-        check_pool(config.pool, config.cluster)
+        check_pool(config.pool, config.cluster, *cluster_resources())
         save_provenance(config)
         table = collect(labelled_images(found, bundle.preprocessing), work, names)[CASCADE]
     _warn_of_unreadable(found.num_images, len(table.image_id))

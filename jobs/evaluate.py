@@ -24,7 +24,7 @@ from jobs.settings.scoring import EvaluateConfig
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
-from jobs.shell.ray_session import ray_session
+from jobs.shell.ray_session import cluster_resources, ray_session
 from jobs.shell.run_folder import RunFolder, model_in
 
 NUM_BUDGETS = 7
@@ -46,7 +46,7 @@ def execute(config: EvaluateConfig) -> int:
         found = list_images(config.data, bundle.classes, seed=config.run.seed)
     names = exit_names(work)
     with ray_session(config.cluster, config.run.folder):
-        check_pool(config.pool, config.cluster)
+        check_pool(config.pool, config.cluster, *cluster_resources())
         save_provenance(config)
         tables = collect(labelled_images(found, bundle.preprocessing), work, names)
     budgets = config.gflops_per_image or scores.spread(bundle.frontier, NUM_BUDGETS)

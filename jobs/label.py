@@ -28,7 +28,7 @@ from jobs.settings.label import LabelConfig
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
-from jobs.shell.ray_session import ray_session
+from jobs.shell.ray_session import cluster_resources, ray_session
 from jobs.shell.run_folder import RunFolder
 from jobs.shell.terminal import say
 
@@ -46,8 +46,7 @@ def execute(config: LabelConfig) -> int:
     plan = plan_label(config, bundle, num_images)
     say(plan.summary())
     with ray_session(config.cluster, config.run.folder):
-        resources = ray.cluster_resources()
-        check_resources(config, plan.pools, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+        check_resources(config, plan.pools, *cluster_resources())
         if config.dry_run:
             return dry_run(config, bundle, plan)
         folder.check_same(identity(config, bundle))

@@ -28,6 +28,7 @@ from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan
 from jobs.settings.label import LabelConfig
 from jobs.shell.provenance import save_provenance
+from jobs.shell.ray_session import cluster_resources
 from jobs.shell.run_folder import RunFolder
 
 SAMPLE_IMAGES = 384
@@ -45,12 +46,13 @@ def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan) -> int:
     state = answer(ledger.report.remote())
     ray.kill(ledger)
     rows = pa.concat_tables(label_tables(sample.labels))
-    estimate = _estimate(config, plan, rows, _seconds_per_image(config, plan, state, rows["uri"].to_pylist()))
+    seconds = _seconds_per_image(config, plan, state, rows["uri"].to_pylist())
+    estimate = make_estimate(config, plan, rows, seconds, cluster_resources().cpus)
     assert bundle.frontier is not None
     picture = frontier_picture(bundle.frontier, plan.budget_macs / GIGA / plan.num_images)
     storage.write_bytes(folder.picture, picture)
     write_json(folder.estimate, estimate)
-    sys.stdout.write(_text(estimate, folder) + "\n")
+    sys.stdout.write(render(estimate, folder) + "\n")
     return 0
 
 
@@ -84,9 +86,11 @@ def _seconds_per_image(config: LabelConfig, plan: LabelPlan, state: Mapping[str,
     return Seconds(decode_s, tuple(seconds / len(uris) for seconds in state["stage_compute_s"]))
 
 
-def _estimate(config: LabelConfig, plan: LabelPlan, rows: pa.Table, seconds: Seconds) -> dict[str, Any]:
-    """Everything that the answer says, per image and for the whole job."""
-    rate, limit = _images_per_s(config, plan, seconds)
+def make_estimate(
+    config: LabelConfig, plan: LabelPlan, rows: pa.Table, seconds: Seconds, cluster_cpus: float
+) -> dict[str, Any]:
+    """Everything that the answer says, per image and for the whole job, from the label rows of the sample."""
+    rate, limit = images_per_s(config, plan, seconds, cluster_cpus)
     hours = plan.remaining / rate / SECONDS_PER_HOUR
     ok = rows.filter(pc.equal(rows["status"], OK))
     spend = ok["gflops"].to_numpy()
@@ -112,7 +116,7 @@ def _estimate(config: LabelConfig, plan: LabelPlan, rows: pa.Table, seconds: Sec
     }
 
 
-def _images_per_s(config: LabelConfig, plan: LabelPlan, seconds: Seconds) -> tuple[float, str]:
+def images_per_s(config: LabelConfig, plan: LabelPlan, seconds: Seconds, cluster_cpus: float) -> tuple[float, str]:
     """Images per second of the whole job, start-up left out, and what limits them.
 
     A pool can do (its largest size / seconds per image); reading and decoding has the logical CPUs that Ray has now and the
@@ -124,8 +128,8 @@ def _images_per_s(config: LabelConfig, plan: LabelPlan, seconds: Seconds) -> tup
         for name, pool, stage_s in zip(plan.stages, pools, seconds.stages, strict=True)
         if stage_s > 0
     }
-    cluster_cpus = ray.cluster_resources().get("CPU", 0.0) - sum(pool.largest * pool.cpus for pool in pools)
-    tasks = max(1, int(cluster_cpus / config.input.decode_cpus))
+    left_cpus = cluster_cpus - sum(pool.largest * pool.cpus for pool in pools)
+    tasks = max(1, int(left_cpus / config.input.decode_cpus))
     rates[f"reading and decoding ({tasks} tasks)"] = tasks / seconds.decode
     if config.cluster.is_local:
         cores = os.cpu_count() or 1
@@ -136,7 +140,7 @@ def _images_per_s(config: LabelConfig, plan: LabelPlan, seconds: Seconds) -> tup
     return rates[limit], limit
 
 
-def _text(estimate: Mapping[str, Any], folder: RunFolder) -> str:
+def render(estimate: Mapping[str, Any], folder: RunFolder) -> str:
     """The estimate in a few lines for a person."""
     exits = ", ".join(f"{name} {count}" for name, count in estimate["exits"].items())
     lines = [

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 
 from anchornet.budget.exit_table import ExitTable
@@ -83,16 +82,15 @@ def exit_names(work: ExitWork) -> dict[str, tuple[str, ...]]:
     }
 
 
-def check_pool(pool: PoolSettings, cluster: ClusterSettings) -> None:
+def check_pool(pool: PoolSettings, cluster: ClusterSettings, cluster_cpus: float, cluster_gpus: float) -> None:
     """Refuse (ValueError) a pool that a local Ray can never hold beside one task that reads: it would wait for ever."""
     if not cluster.is_local:
         return
-    have = ray.cluster_resources()
     cpus, gpus = pool.largest * pool.cpus + READ_CPUS, pool.largest * pool.gpus
-    if cpus > have.get("CPU", 0.0) or gpus > have.get("GPU", 0.0):
+    if cpus > cluster_cpus or gpus > cluster_gpus:
         raise ValueError(
             f"{pool.largest} actors and a reading task need {cpus:g} logical CPUs and {gpus:g} GPUs, Ray has "
-            f"{have.get('CPU', 0.0):g} and {have.get('GPU', 0.0):g}; lower pool.actors, pool.cpus or pool.gpus"
+            f"{cluster_cpus:g} and {cluster_gpus:g}; lower pool.actors, pool.cpus or pool.gpus"
         )
 
 

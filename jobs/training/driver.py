@@ -25,11 +25,18 @@ from jobs.data import dataset
 from jobs.settings.train import TrainConfig
 from jobs.shell.progress import progress
 from jobs.shell.provenance import provenance, save_provenance
-from jobs.shell.ray_session import ray_session
+from jobs.shell.ray_session import cluster_resources, ray_session
 from jobs.shell.run_folder import RunFolder
 from jobs.training.local_checkpoints import SCORE, LocalCheckpoints
 from jobs.training.loop import read_state, train_worker
-from jobs.training.plan import CHECKPOINT_FOLDER, TrainPlan, identity, too_many_unreadable
+from jobs.training.plan import (
+    CHECKPOINT_FOLDER,
+    TrainPlan,
+    check_resources,
+    identity,
+    too_many_unreadable,
+    with_gpu,
+)
 from jobs.training.progress import training_lines
 from jobs.training.shards import EveryValidationImage
 
@@ -55,14 +62,15 @@ def run_training(plan: TrainPlan) -> int:
         return 0
     with ray_session(plan.config.cluster, folder.uri):
         plan, datasets, notes = _open_data(plan)
-        _check_resources(plan.config)
+        resources = cluster_resources()
+        check_resources(plan.config, *resources)
         folder.check_same(identity(plan))
         folder.remember(identity(plan))
         save_provenance(plan.config)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"plan": plan, "notes": notes},
-            scaling_config=_scaling(plan.config),
+            scaling_config=scaling(plan.config, resources.gpus),
             run_config=_run_config(plan.config),
             datasets=datasets,
             dataset_config=EveryValidationImage(),  # in the driver's own process the data sets come as they are
@@ -113,37 +121,9 @@ def _epoch_seed(seed: int, epochs_done: int) -> int:
     return int(np.random.SeedSequence([seed, epochs_done]).generate_state(1)[0])
 
 
-def _check_resources(cfg: TrainConfig) -> None:
-    """Refuse, with the numbers, what would wait for ever; a cluster by address may grow, so there it is a warning.
-
-    Workers that hold every CPU leave none to the tasks that read their images, and Ray then waits without a word.
-    """
-    have, gpus = (ray.cluster_resources().get(kind, 0.0) for kind in ("CPU", "GPU"))
-    workers, problem = cfg.workers, ""
-    need = workers.most * workers.cpus + dataset.SHUFFLE_CPUS + (dataset.READ_CPUS if cfg.validation else 0)
-    if need > have:
-        problem = (
-            f"{workers.most} workers x {workers.cpus:g} CPUs and the reading of images need {need:g} logical CPUs, "
-            f"Ray has {have:g}; lower workers.count or workers.cpus, or raise cluster.local_cpus"
-        )
-    elif _with_gpu(cfg) and gpus < workers.fewest:
-        problem = (
-            f"{workers.fewest} workers with a GPU each, Ray has {gpus:g} GPUs; "
-            f"lower workers.count or set workers.use_gpu to false"
-        )
-    if problem and cfg.cluster.is_local:
-        raise ValueError(problem)
-    if problem:
-        logger.warning("waiting for the cluster to grow: %s", problem)
-
-
-def _with_gpu(cfg: TrainConfig) -> bool:
-    """Whether each worker gets a GPU; by default when Ray has any."""
-    return ray.cluster_resources().get("GPU", 0.0) >= 1 if cfg.workers.use_gpu is None else cfg.workers.use_gpu
-
-
-def _scaling(cfg: TrainConfig) -> ray.train.ScalingConfig:
-    wish, gpu = cfg.workers, _with_gpu(cfg)
+def scaling(cfg: TrainConfig, cluster_gpus: float) -> ray.train.ScalingConfig:
+    """How many workers Ray Train starts, and what each of them holds."""
+    wish, gpu = cfg.workers, with_gpu(cfg.workers, cluster_gpus)
     return ray.train.ScalingConfig(
         num_workers=cast(Any, wish.count),  # (fewest, most) is not in Ray's annotation
         use_gpu=gpu,

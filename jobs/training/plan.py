@@ -1,15 +1,19 @@
-"""One training run before it starts: what it teaches, what it was started for, where everything lies."""
+"""One training run before it starts: what it teaches, what it was started for, where everything lies, if it can start."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from anchornet.files import config, storage
 from anchornet.models.training_settings import TrainingSettings
 from anchornet.systems.registry import RecipeSettings, recipe_code
-from jobs.settings.train import TrainConfig
+from jobs.data.dataset import READ_CPUS, SHUFFLE_CPUS
+from jobs.settings.train import TrainConfig, WorkerSettings
 from jobs.shell.run_folder import RunFolder, model_in
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
 
@@ -90,3 +94,37 @@ def identity(plan: TrainPlan) -> dict[str, Any]:
 def too_many_unreadable(plan: TrainPlan, unreadable: int) -> bool:
     """True when more images than the configuration allows could not be used."""
     return unreadable > plan.config.max_unreadable_fraction * plan.num_images
+
+
+def check_resources(cfg: TrainConfig, cluster_cpus: float, cluster_gpus: float) -> None:
+    """Refuse, with the numbers, what would wait for ever; a cluster by address may grow, so there it is a warning.
+
+    Workers that hold every CPU leave none to the tasks that read their images, and Ray then waits without a word.
+    """
+    problem = _shortage(cfg, cluster_cpus, cluster_gpus)
+    if problem and cfg.cluster.is_local:
+        raise ValueError(problem)
+    if problem:
+        logger.warning("waiting for the cluster to grow: %s", problem)
+
+
+def _shortage(cfg: TrainConfig, cluster_cpus: float, cluster_gpus: float) -> str:
+    """What is missing, and what to do about it; empty when the run can start."""
+    workers = cfg.workers
+    need = workers.most * workers.cpus + SHUFFLE_CPUS + (READ_CPUS if cfg.validation else 0)
+    if need > cluster_cpus:
+        return (
+            f"{workers.most} workers x {workers.cpus:g} CPUs and the reading of images need {need:g} logical CPUs, "
+            f"Ray has {cluster_cpus:g}; lower workers.count or workers.cpus, or raise cluster.local_cpus"
+        )
+    if with_gpu(workers, cluster_gpus) and cluster_gpus < workers.fewest:
+        return (
+            f"{workers.fewest} workers with a GPU each, Ray has {cluster_gpus:g} GPUs; "
+            f"lower workers.count or set workers.use_gpu to false"
+        )
+    return ""
+
+
+def with_gpu(workers: WorkerSettings, cluster_gpus: float) -> bool:
+    """Whether each worker gets a GPU; by default when Ray has any."""
+    return cluster_gpus >= 1 if workers.use_gpu is None else workers.use_gpu

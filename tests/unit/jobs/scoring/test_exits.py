@@ -1,0 +1,125 @@
+"""What calibration and evaluation compute: pools that fit, and batches of images in, exit tables out, without Ray."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from anchornet.bundle import assemble_bundle
+from anchornet.cascade.run import run_all_exits
+from anchornet.images.decode import decode
+from anchornet.images.preprocess import preprocess
+from anchornet.systems.anchornet.settings import AnchorNetSettings
+from jobs.data.dataset import ROW_SCHEMA
+from jobs.scoring import exits
+from jobs.scoring.exits import CASCADE, FULL, ExitActor, ExitWork, check_pool, exit_names
+from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings
+from tests.small_images import encode
+from tests.tiny_bundle import save_tiny_models, tiny_cascade
+
+NAMES = ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
+
+
+class TestPool:
+    @pytest.mark.parametrize(
+        ("pool", "cpus", "gpus"),
+        [
+            (PoolSettings(), 0.5 + 0.5, 0),
+            (PoolSettings(actors=2, max_actors=3, cpus=2), 3 * 2 + 0.5, 0),
+            (PoolSettings(actors=3, cpus=0.25, gpus=0.5), 3 * 0.25 + 0.5, 1.5),
+        ],
+        ids=["the default", "at its largest", "with GPUs"],
+    )
+    def test_a_local_ray_holds_the_pool_and_a_task_that_reads(
+        self, pool: PoolSettings, cpus: float, gpus: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        check_pool(pool, ClusterSettings(), cpus, gpus)
+        said = rf"{pool.largest} actors and a reading task need {cpus:g} logical CPUs and {gpus:g} GPUs, Ray has"
+        with pytest.raises(
+            ValueError, match=rf"{said} {cpus - 0.25:g} and {gpus:g}; lower pool\.actors, pool\.cpus or"
+        ):
+            check_pool(pool, ClusterSettings(), cpus - 0.25, gpus)
+        if gpus:
+            with pytest.raises(ValueError, match=rf"{said} {cpus:g} and {gpus - 0.5:g}; lower"):
+                check_pool(pool, ClusterSettings(), cpus, gpus - 0.5)
+
+    def test_a_cluster_may_grow(self) -> None:
+        check_pool(PoolSettings(actors=100, gpus=1), ClusterSettings(address="auto"), 4, 0)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> ExitWork:
+    """The tiny networks as a bundle; its patch network stands in for a full one."""
+    folder = tmp_path_factory.mktemp("exits")
+    models = save_tiny_models(str(folder / "models"))
+    assemble_bundle(str(folder / "bundle"), models, AnchorNetSettings())
+    pool = PoolSettings(threads=1)
+    return ExitWork(str(folder / "bundle"), pool, InferenceSettings(), references=True, full=models["patch"])
+
+
+def images(count: int) -> np.ndarray:
+    return np.stack([preprocess(decode(encode(index, side=256))) for index in range(count)])
+
+
+def rows(pixels: np.ndarray, ids: list[int], unreadable: tuple[int, ...] = ()) -> pa.Table:
+    """Rows of ROW_SCHEMA; the images at these positions are missing."""
+    lost = [k in unreadable for k in range(len(pixels))]
+    columns = {
+        "image_id": ids,
+        "uri": [f"/{each}.png" for each in ids],
+        "label": [each % 3 for each in ids],
+        "image": [None if gone else image.tobytes() for image, gone in zip(pixels, lost, strict=True)],
+        "status": ["unreadable" if gone else "ok" for gone in lost],
+        "error": ["empty file" if gone else None for gone in lost],
+    }
+    return pa.table(columns, schema=ROW_SCHEMA)
+
+
+def test_exits_are_named_as_they_are_computed(work: ExitWork) -> None:
+    names = exit_names(work)
+    assert names[CASCADE] == NAMES
+    assert names[FULL] == (FULL,)
+    assert names["glance alone"] == ("glance",)  # what comes after is neither shown nor computed
+    for patches in ("AnchorNet's patches alone", "random patches alone"):
+        assert names[patches] == NAMES
+    plain = ExitWork(work.bundle, work.pool, work.inference)
+    assert list(exit_names(plain)) == [CASCADE]
+
+
+def test_an_actor_answers_for_readable_images_as_the_cascade_does(work: ExitWork) -> None:
+    pixels = images(4)
+    answer = ExitActor(work)(rows(pixels, ids=[7, 5, 9, 6], unreadable=(1,)))
+    assert answer["image_id"].to_pylist() == [7, 9, 6]
+    assert answer["label"].to_pylist() == [1, 0, 0]
+    table = exits._exit_table(answer, CASCADE, NAMES)
+    alone = run_all_exits(tiny_cascade(), pixels[[0, 2, 3]])
+    np.testing.assert_allclose(table.confidence, alone.confidence_NK, atol=1e-5)
+    assert (table.prediction == alone.prediction_NK).all()
+    assert (table.cost_macs == alone.cost_NK).all()
+    for part, names in exit_names(work).items():
+        assert exits._exit_table(answer, part, names).confidence.shape == (3, len(names))
+
+
+def test_a_batch_without_a_readable_image_has_no_rows(work: ExitWork) -> None:
+    plain = ExitWork(work.bundle, work.pool, work.inference)
+    answer = ExitActor(plain)(rows(images(2), ids=[0, 1], unreadable=(0, 1)))
+    assert len(answer) == 0
+    assert exits._gathered([answer]) == []
+
+
+def test_batches_are_gathered_in_whatever_order_they_come(work: ExitWork) -> None:
+    batches = [pa.table({"image_id": ids}) for ids in ([2, 3], [], [0])]
+    assert exits._gathered(iter(batches)) == [batches[0], batches[2]]
+
+
+def test_lists_come_back_as_matrices() -> None:
+    score = np.array([[0.25, 0.5], [0.75, 1.0]], np.float32)
+    columns = exits._lists("part", score, score.astype(np.int32), (score * 100).astype(np.int64))
+    assert list(columns) == ["part_score", "part_prediction", "part_cost"]
+    cut = pa.concat_tables([pa.table(columns).slice(1), pa.table(columns).slice(0, 1)])  # chunks, as Ray gives them
+    assert (exits._matrix(cut["part_score"], np.float32) == score[::-1]).all()
+    cost = exits._matrix(cut["part_cost"], np.int64)
+    assert cost.tolist() == [[75, 100], [25, 50]]
+    assert cost.dtype == np.int64

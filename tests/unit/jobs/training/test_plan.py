@@ -1,0 +1,194 @@
+"""A training before it starts: where its files lie, what makes it this run, and whether it could ever start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchornet.data.listing import DatasetSettings
+from anchornet.images.augment import CropSettings
+from anchornet.models.card import ModelCard, save_model
+from anchornet.models.training_settings import ClassifierRecipe
+from anchornet.systems.anchornet.network import AnchorNet
+from anchornet.systems.anchornet.settings import ARCHITECTURE, AnchorNetRecipe, GlanceRecipe, PatchRecipe
+from anchornet.systems.registry import RecipeSettings
+from jobs.settings.common import ClusterSettings, RunSettings
+from jobs.settings.train import InitSettings, TrainConfig, WorkerSettings
+from jobs.training.plan import TrainPlan, check_resources, identity, plan_training, too_many_unreadable, with_gpu
+
+QUICK = "tests.small_networks:quick"
+REMOTE = ClusterSettings(address="ray://head:10001")
+HELD_OUT = DatasetSettings(path="held_out")
+
+
+@pytest.fixture(autouse=True)
+def _nobody_submitted_this(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster by address is one that a test names."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def config(recipe: RecipeSettings | None = None, **changes: Any) -> TrainConfig:
+    settings = {"run": RunSettings(folder="runs/r"), "data": DatasetSettings(path="train")}
+    return TrainConfig(recipe=recipe or AnchorNetRecipe(), **(settings | changes))
+
+
+class TestResources:
+    """What can never start is refused with the numbers; Ray would wait for it without a word."""
+
+    @pytest.mark.parametrize(
+        ("count", "cpus", "validation", "need"),
+        [
+            (1, 1.0, None, 1 + 1.0),
+            (1, 1.0, HELD_OUT, 1 + 1.0 + 0.5),
+            (3, 2.0, HELD_OUT, 6 + 1.0 + 0.5),
+            ((1, 4), 0.5, None, 2 + 1.0),
+            (0, 1.0, HELD_OUT, 1.0 + 0.5),
+        ],
+        ids=["a worker", "validation reads too", "several workers", "as many as may come", "no process of its own"],
+    )
+    def test_workers_leave_cpus_for_reading(
+        self, count: int | tuple[int, ...], cpus: float, validation: DatasetSettings | None, need: float
+    ) -> None:
+        cfg = config(workers=WorkerSettings(count=count, cpus=cpus), validation=validation)
+        check_resources(cfg, need, 0)
+        said = rf"x {cpus:g} CPUs and the reading of images need {need:g} logical CPUs, Ray has {need - 0.25:g}; lower"
+        with pytest.raises(ValueError, match=said):
+            check_resources(cfg, need - 0.25, 0)
+
+    def test_the_refusal_names_every_setting_that_helps(self) -> None:
+        cfg = config(workers=WorkerSettings(count=9))
+        with pytest.raises(
+            ValueError, match=r"9 workers x 1 CPUs .* workers\.count or workers\.cpus, or raise cluster"
+        ):
+            check_resources(cfg, 4, 0)
+
+    @pytest.mark.parametrize(
+        ("count", "fewest"), [(2, 2), ((1, 4), 1), ((3, 4), 3)], ids=["all", "those it starts with", "three of four"]
+    )
+    def test_the_fewest_workers_have_a_gpu_each(self, count: int | tuple[int, ...], fewest: int) -> None:
+        cfg = config(workers=WorkerSettings(count=count, use_gpu=True))
+        check_resources(cfg, 100, fewest)
+        with pytest.raises(ValueError, match=rf"{fewest} workers with a GPU each, Ray has {fewest - 1} GPUs; lower"):
+            check_resources(cfg, 100, fewest - 1)
+
+    def test_gpus_are_not_asked_for_where_they_are_not_wanted(self) -> None:
+        check_resources(config(workers=WorkerSettings(count=2, use_gpu=False)), 100, 0)
+        check_resources(config(workers=WorkerSettings(count=2)), 100, 0)
+
+    def test_a_cluster_may_grow_so_there_it_is_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        check_resources(config(workers=WorkerSettings(count=9), cluster=REMOTE), 4, 0)
+        check_resources(config(workers=WorkerSettings(count=2, use_gpu=True), cluster=REMOTE), 100, 1)
+        few_cpus, few_gpus = caplog.messages
+        assert few_cpus.startswith("waiting for the cluster to grow: 9 workers x 1 CPUs")
+        assert few_gpus.startswith("waiting for the cluster to grow: 2 workers with a GPU each, Ray has 1 GPUs")
+
+    def test_what_fits_is_not_worth_a_word(self, caplog: pytest.LogCaptureFixture) -> None:
+        check_resources(config(cluster=REMOTE), 4, 0)
+        assert not caplog.messages
+
+    @pytest.mark.parametrize(
+        ("wish", "gpus", "gets"),
+        [(None, 0, False), (None, 0.5, False), (None, 1, True), (True, 0, True), (False, 8, False)],
+    )
+    def test_workers_take_gpus_when_there_are_any_unless_told_otherwise(
+        self, wish: bool | None, gpus: float, gets: bool
+    ) -> None:
+        assert with_gpu(WorkerSettings(use_gpu=wish), gpus) is gets
+
+
+class TestPlan:
+    """Ray Train gives each worker a working directory of its own, so nothing in a plan is relative to one."""
+
+    def test_every_path_is_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        plan = plan_training(config(init=InitSettings(model="runs/before")))
+        assert plan.config.run.folder == str(tmp_path / "runs/r")
+        assert plan.config.data.path == str(tmp_path / "train")
+        assert plan.config.init.model == str(tmp_path / "runs/before")
+        assert plan.checkpoints == str(tmp_path / "runs/r" / "checkpoints")
+        weights = plan_training(config(init=InitSettings(weights="resnet50.pth"))).config.init
+        assert (weights.model, weights.weights) == (None, str(tmp_path / "resnet50.pth"))
+
+    def test_uris_stay_as_they_are(self) -> None:
+        plan = plan_training(config(run=RunSettings(folder="s3://b/r"), data=DatasetSettings(path="s3://b/d")))
+        assert (plan.config.run.folder, plan.config.data.path) == ("s3://b/r", "s3://b/d")
+        assert plan.checkpoints == "s3://b/r/checkpoints"
+
+    def test_a_recipe_without_frozen_networks_takes_its_classes_from_the_data(self) -> None:
+        assert plan_training(config(ClassifierRecipe(kind="classifier", architecture=QUICK))).classes == ()
+        assert plan_training(config()).classes == ()
+
+    def test_a_recipe_finds_the_models_in_the_runs_it_names_and_takes_their_classes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        save_model(
+            "runs/a/model", AnchorNet(2), ModelCard(role="anchornet", architecture=ARCHITECTURE, classes=("x", "y"))
+        )
+        plan = plan_training(config(PatchRecipe(kind="anchornet.patch", architecture=QUICK, anchornet="runs/a")))
+        assert isinstance(plan.recipe, PatchRecipe)
+        assert plan.recipe.anchornet == str(tmp_path / "runs/a/model")
+        assert plan.recipe.glance is None
+        assert plan.classes == ("x", "y")
+
+    @pytest.mark.parametrize(("count", "here"), [(0, True), (1, False), ((1, 2), False)])
+    def test_no_workers_means_the_drivers_own_process(self, count: int | tuple[int, ...], here: bool) -> None:
+        assert TrainPlan(config=config(workers=WorkerSettings(count=count))).in_process is here
+
+
+class TestIdentity:
+    """A run folder holds one run: what decides its result is compared, everything else may change between starts."""
+
+    @staticmethod
+    def of(classes: tuple[str, ...] = (), **changes: Any) -> dict[str, Any]:
+        return identity(TrainPlan(config=config(**changes), classes=classes))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"data": DatasetSettings(path="other")},
+            {"data": DatasetSettings(path="train", limit=10)},
+            {"crop": CropSettings(size=96)},
+            {"init": InitSettings(weights="w.pth")},
+            {"recipe": GlanceRecipe(kind="anchornet.glance", architecture=QUICK)},
+            {"run": RunSettings(folder="runs/r", seed=1)},
+            {"workers": WorkerSettings(count=0)},
+            {"classes": ("x", "y")},
+        ],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_another_result_is_another_run(self, changes: dict[str, Any]) -> None:
+        assert self.of(**changes) != self.of()
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"run": RunSettings(folder="elsewhere")},
+            {"workers": WorkerSettings(count=4, cpus=2, max_failures=9)},
+            {"cluster": REMOTE},
+            {"max_unreadable_fraction": 0.5},
+        ],
+        ids=lambda changes: next(iter(changes)),
+    )
+    def test_how_it_is_computed_may_change(self, changes: dict[str, Any]) -> None:
+        assert self.of(**changes) == self.of()
+
+    def test_a_run_may_be_given_more_epochs_and_nothing_else_of_its_schedule(self) -> None:
+        recipe = AnchorNetRecipe()
+        longer = replace(recipe, training=replace(recipe.training, epochs=recipe.training.epochs + 5))
+        faster = replace(recipe, training=replace(recipe.training, learning_rate=0.5 * recipe.training.learning_rate))
+        assert self.of(recipe=longer) == self.of()
+        assert self.of(recipe=faster) != self.of()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "unreadable", "stop"), [(0.1, 2, False), (0.1, 3, True), (0.0, 0, False), (0, 1, True)]
+)
+def test_a_run_stops_above_the_share_of_unreadable_images_and_not_at_it(
+    fraction: float, unreadable: int, stop: bool
+) -> None:
+    plan = TrainPlan(config=config(max_unreadable_fraction=fraction), num_images=20)
+    assert too_many_unreadable(plan, unreadable) is stop
