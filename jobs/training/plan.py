@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from anchornet.data.listing import DatasetSettings
 from anchornet.files import config, storage
 from anchornet.models.training_settings import TrainingSettings
 from anchornet.systems.registry import RecipeSettings, recipe_code
@@ -68,7 +69,8 @@ def plan_training(cfg: TrainConfig) -> TrainPlan:
     cfg = replace(
         cfg,
         run=replace(cfg.run, folder=storage.absolute(cfg.run.folder)),
-        data=replace(cfg.data, path=storage.absolute(cfg.data.path)),
+        data=_absolute_data(cfg.data),
+        validation=_absolute_data(cfg.validation) if cfg.validation else None,
         init=replace(cfg.init, model=_absolute_or_none(cfg.init.model), weights=_absolute_or_none(cfg.init.weights)),
         recipe=replace(
             cast(Any, cfg.recipe), **folders
@@ -78,17 +80,30 @@ def plan_training(cfg: TrainConfig) -> TrainPlan:
     return TrainPlan(config=cfg, classes=classes or ())
 
 
+def _absolute_data(data: DatasetSettings) -> DatasetSettings:
+    return replace(data, path=storage.absolute(data.path))
+
+
 def _absolute_or_none(uri: str | None) -> str | None:
     return None if uri is None else storage.absolute(uri)
 
 
 def identity(plan: TrainPlan) -> dict[str, Any]:
-    """What makes a run this run: everything that decides its result but the number of epochs."""
+    """What makes a run this run: all that it learns from and all that chooses the epoch to keep, but not how many there are.
+
+    Scores of other validation images, or of none (then the epoch's number), must not be compared with each other.
+    """
     cfg = plan.config
     sections = {name: config.to_dict(getattr(cfg, name)) for name in ("data", "crop", "init", "recipe")}
     del sections["recipe"]["training"]["epochs"]
-    # Checkpoints in the driver's process are other files than Ray Train's.
-    return {**sections, "seed": cfg.run.seed, "in_process": plan.in_process, "classes": list(plan.classes)}
+    return {
+        **sections,
+        "validation": config.to_dict(cfg.validation) if cfg.validation else None,
+        "image_size": cfg.image_size,
+        "seed": cfg.run.seed,
+        "in_process": plan.in_process,  # checkpoints in the driver's process are other files than Ray Train's
+        "classes": list(plan.classes),
+    }
 
 
 def too_many_unreadable(plan: TrainPlan, unreadable: int) -> bool:

@@ -104,9 +104,10 @@ class TestPlan:
 
     def test_every_path_is_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        plan = plan_training(config(init=InitSettings(model="runs/before")))
+        plan = plan_training(config(init=InitSettings(model="runs/before"), validation=HELD_OUT))
         assert plan.config.run.folder == str(tmp_path / "runs/r")
         assert plan.config.data.path == str(tmp_path / "train")
+        assert plan.config.validation == DatasetSettings(path=str(tmp_path / "held_out"))
         assert plan.config.init.model == str(tmp_path / "runs/before")
         assert plan.checkpoints == str(tmp_path / "runs/r" / "checkpoints")
         weights = plan_training(config(init=InitSettings(weights="resnet50.pth"))).config.init
@@ -151,6 +152,8 @@ class TestIdentity:
         [
             {"data": DatasetSettings(path="other")},
             {"data": DatasetSettings(path="train", limit=10)},
+            {"validation": HELD_OUT},
+            {"image_size": 128},
             {"crop": CropSettings(size=96)},
             {"init": InitSettings(weights="w.pth")},
             {"recipe": GlanceRecipe(kind="anchornet.glance", architecture=QUICK)},
