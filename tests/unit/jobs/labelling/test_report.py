@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,9 @@ def a_plan(frontier: Frontier, num_labelled: int = 0, spent_macs: int = 0) -> La
     )
 
 
-def write_labels(folder: Path, *, ids: list[int], unreadable: int = 0) -> int:
+def write_labels(folder: Path, *, ids: list[int], unreadable: int = 0, costs: tuple[float, float] = COSTS) -> int:
     """Rows of these images: unreadable ones first, then by turns at the first and the second exit. Their multiply-adds."""
-    cost = [0.0 if i < unreadable else COSTS[i % 2] for i in range(len(ids))]
+    cost = [0.0 if i < unreadable else costs[i % 2] for i in range(len(ids))]
     rows = {
         "image_id": pa.array(ids, pa.int64()),
         "status": ["unreadable" if i < unreadable else "ok" for i in range(len(ids))],
@@ -142,6 +143,39 @@ def test_the_expected_accuracy_is_that_of_what_labels_cost(tmp_path: Path, front
     assert report["accuracy_expected"] == pytest.approx(frontier.at(mean).accuracy)
     assert report["accuracy_planned"] == frontier.at(1.2).accuracy
     assert f"expected accuracy {100 * report['accuracy_expected']:.1f} %" in render(report)
+
+
+@pytest.mark.parametrize("end", ["minimum_gflops", "maximum_gflops"])
+def test_labels_that_cost_more_or_less_than_any_policy_have_the_accuracy_of_the_nearest(
+    end: str, tmp_path: Path, frontier: Frontier, caplog: pytest.LogCaptureFixture
+) -> None:
+    nearest = getattr(frontier, end)
+    beyond = nearest / 2 if end == "minimum_gflops" else nearest * 2
+    write_labels(tmp_path, ids=list(range(IMAGES)), costs=(beyond, beyond))
+    report = a_report(tmp_path, frontier, 7 * GIGA)
+    assert report["accuracy_expected"] == frontier.at(nearest).accuracy
+    assert not caplog.messages  # nobody asked for a budget beyond the frontier
+
+
+def test_a_calibration_without_labels_promises_no_accuracy(tmp_path: Path) -> None:
+    frontier = fit_frontier(replace(synthetic_table(2000, 0), label=None))
+    write_labels(tmp_path, ids=list(range(IMAGES)))
+    report = a_report(tmp_path, frontier, 7 * GIGA)
+    assert report["accuracy_expected"] is report["accuracy_planned"] is None
+    assert "accuracy" not in render(report)
+
+
+def test_the_commonest_reasons_come_first_and_only_some_are_shown(tmp_path: Path, frontier: Frontier) -> None:
+    write_labels(tmp_path, ids=list(range(IMAGES)), unreadable=2)
+    table = pq.read_table(tmp_path / "labels" / "a.parquet")
+    reasons = ["g", "a", "b", "c", "d", "e"]
+    more = table.set_column(table.column_names.index("error"), "error", pa.array(reasons))
+    pq.write_table(pa.concat_tables([table, more, more.slice(0, 1)]), tmp_path / "labels" / "a.parquet")
+    report = a_report(tmp_path, frontier, 7 * GIGA)
+    assert list(report["errors"].items()) == [("empty file", 2), ("g", 2), *((name, 1) for name in "abcde")]
+    assert [line for line in render(report).splitlines() if " x " in line] == [
+        "  2 x empty file", "  2 x g", "  1 x a", "  1 x b", "  1 x c",
+    ]  # fmt: skip
 
 
 def test_without_a_label_no_accuracy_is_claimed(tmp_path: Path, frontier: Frontier) -> None:

@@ -78,6 +78,9 @@ def test_a_run_keeps_to_one_bundle(tmp_path: Path, frontier: Frontier) -> None:
         run.check_same(identity(mine, other))
     with pytest.raises(ValueError, match=r"inference\.precision 'float32', got 'bfloat16'"):
         run.check_same(identity(replace(mine, inference=InferenceSettings(precision="bfloat16")), bundle))
+    with pytest.raises(ValueError, match=r"input\.max_pixels 100000000, got 5; choose another"):
+        run.check_same(identity(replace(mine, input=InputSettings(path="i", max_pixels=5)), bundle))
+    run.check_same(identity(replace(mine, budget=BudgetSettings(gflops_per_image=9.0), bundle="moved"), bundle))
 
 
 def test_what_is_left_buys_the_policy_of_what_remains(frontier: Frontier) -> None:
@@ -86,6 +89,13 @@ def test_what_is_left_buys_the_policy_of_what_remains(frontier: Frontier) -> Non
     assert policy.expected_gflops == pytest.approx(1.5)
     assert policy_for_the_rest("fixed", frontier, 1.1, 1500 * GIGA, 1000, first).expected_gflops == pytest.approx(1.1)
     assert policy_for_the_rest("hard", frontier, 1.1, 0, 0, first).expected_gflops == pytest.approx(1.1)
+
+
+def test_a_rest_that_buys_less_than_was_asked_for_is_used_as_long_as_it_buys_the_first_exit(frontier: Frontier) -> None:
+    first = round(frontier.minimum_gflops * GIGA)
+    assert policy_for_the_rest("hard", frontier, 1.5, 1200 * GIGA, 1000, first).expected_gflops == pytest.approx(1.2)
+    least = policy_for_the_rest("hard", frontier, 1.5, 1000 * first, 1000, first)
+    assert least.expected_gflops == pytest.approx(frontier.minimum_gflops)
 
 
 def test_a_fresh_budget_below_the_minimum_is_refused_as_such(frontier: Frontier) -> None:
