@@ -1,0 +1,183 @@
+"""The actors of the label pipeline against the loop in one process, with a ledger in this process in place of Ray's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.frontier import fit_frontier
+from anchornet.bundle import Bundle, assemble_bundle, load_bundle, write_calibration
+from anchornet.cascade.rows import BUDGET_EXHAUSTED, LABEL_SCHEMA, work_table
+from anchornet.cascade.run import run_all_exits, run_cascade
+from anchornet.ledger.ledger import Ledger, MemoryMark
+from anchornet.ledger.mark import MarkState
+from anchornet.ledger.plan import LedgerPlan
+from anchornet.systems.anchornet.settings import AnchorNetSettings
+from anchornet.units import GIGA
+from jobs.labelling import purse_holder
+from jobs.labelling.actors import StageActor, StageWork
+from jobs.settings.common import InferenceSettings, PoolSettings
+from tests.tiny_bundle import save_tiny_models, tiny_cascade
+
+COUNT, SIZE = 12, 224
+
+
+def blocks_of_colour(count: int, seed: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 14, 14, 3), dtype=np.uint8)
+    return coarse.repeat(SIZE // 14, axis=1).repeat(SIZE // 14, axis=2)
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The tiny networks, calibrated on images whose truth is what the last exit says."""
+    folder = tmp_path_factory.mktemp("actors")
+    bundle = str(folder / "bundle")
+    assemble_bundle(bundle, save_tiny_models(str(folder / "models")), AnchorNetSettings())
+    cascade = tiny_cascade()
+    found = run_all_exits(cascade, blocks_of_colour(40, seed=1))
+    table = ExitTable(
+        exits=tuple(each.name for each in cascade.exits),
+        image_id=np.arange(40),
+        confidence=found.confidence_NK,
+        prediction=found.prediction_NK,
+        cost_macs=found.cost_NK,
+        label=found.prediction_NK[:, -1],
+    )
+    write_calibration(bundle, table, fit_frontier(table))
+    return bundle
+
+
+@dataclass
+class Local:
+    """A ledger in this process, called as one on Ray is; what was skipped is kept."""
+
+    ledger: Ledger
+
+    def __post_init__(self) -> None:
+        self.skipped: list[int] = []
+        self.exchange = SimpleNamespace(remote=lambda statement: self.ledger.exchange(statement, 0.0))
+        self.skip = SimpleNamespace(remote=self._skip)
+
+    def _skip(self, image_ids: np.ndarray) -> None:
+        self.skipped += image_ids.tolist()
+        self.ledger.skip(image_ids)
+
+
+@pytest.fixture(autouse=True)
+def _answers_are_here_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purse_holder, "answer", lambda reference, timeout_s=None: reference)
+    monkeypatch.setattr(purse_holder, "_watch", lambda holder_of: None)
+
+
+def a_ledger(
+    bundle: Bundle, gflops_per_image: float, *, fixed: bool, images: int = COUNT, mark: MarkState | None = None
+) -> Local:
+    assert bundle.frontier is not None
+    cascade = bundle.cascade()
+    plan = LedgerPlan(
+        budget_macs=round(gflops_per_image * images * GIGA),
+        num_images=images,
+        exit_macs=tuple(each.macs for each in cascade.exits),
+        stage_starts=tuple(stage.first for stage in cascade.stages),
+        frontier=bundle.frontier,
+        session="s",
+        fixed_policy=bundle.frontier.at(gflops_per_image) if fixed else None,
+    )
+    return Local(Ledger(plan, MemoryMark(), mark))
+
+
+def actors(folder: str, ledger: Local) -> list[StageActor]:
+    pool, inference = PoolSettings(threads=1), InferenceSettings()
+    return [StageActor(StageWork(folder, stage, pool, inference), ledger) for stage in range(2)]
+
+
+def fresh_rows(images: np.ndarray, unreadable: tuple[int, ...] = ()) -> pa.Table:
+    count = len(images)
+    return work_table(
+        image_ids=np.arange(count),
+        uris=[f"/{k}.jpg" for k in range(count)],
+        images=[None if k in unreadable else image for k, image in enumerate(images)],
+        status=["unreadable" if k in unreadable else "ok" for k in range(count)],
+        errors=["empty file" if k in unreadable else None for k in range(count)],
+        image_size=SIZE,
+    )
+
+
+def through(stages: list[StageActor], table: pa.Table, batch: int) -> pa.Table:
+    """Every stage in batches of so many rows, as Ray Data would call it."""
+    for stage in stages:
+        table = pa.concat_tables([stage(table.slice(start, batch)) for start in range(0, len(table), batch)])
+    return table
+
+
+def middle(bundle: Bundle) -> float:
+    assert bundle.frontier is not None
+    return 0.5 * (bundle.frontier.minimum_gflops + bundle.frontier.maximum_gflops)
+
+
+def test_under_a_fixed_policy_labels_are_those_of_the_loop_in_one_process(bundle_folder: str) -> None:
+    bundle, images = load_bundle(bundle_folder), blocks_of_colour(COUNT, seed=2)
+    ledger = a_ledger(bundle, middle(bundle), fixed=True)
+    rows = through(actors(bundle_folder, ledger), fresh_rows(images), batch=5)
+    assert rows.schema == LABEL_SCHEMA
+    cascade = bundle.cascade()
+    policy = bundle.frontier.at(middle(bundle))  # type: ignore[union-attr]
+    alone = run_cascade(cascade, images, policy.thresholds_for(np.arange(COUNT)))
+    assert len(set(alone.exit.tolist())) > 1  # else this test would not see a wrong threshold
+    assert rows["label_id"].to_pylist() == alone.label_id.tolist()
+    assert rows["exit"].to_pylist() == [cascade.exits[k].name for k in alone.exit]
+    assert (rows["gflops"].to_numpy() * GIGA).round().tolist() == alone.macs.tolist()
+    calibrated = bundle.calibrator
+    assert calibrated is not None
+    np.testing.assert_allclose(rows["confidence"].to_numpy(), calibrated(alone.score, alone.exit), atol=1e-5)
+
+
+def test_the_ledger_hears_of_every_multiply_add_and_of_every_image(bundle_folder: str) -> None:
+    bundle = load_bundle(bundle_folder)
+    ledger = a_ledger(bundle, middle(bundle), fixed=False)
+    stages = actors(bundle_folder, ledger)
+    rows = through(stages, fresh_rows(blocks_of_colour(COUNT, seed=2)), batch=4)
+    for stage in stages:
+        stage._purse.give_back(now=True)
+    report = ledger.ledger.report()
+    assert report["spent_macs"] == sum(round(value * GIGA) for value in rows["gflops"].to_pylist())
+    assert report["spent_macs"] <= report["asked_macs"]
+    names = [each.name for each in bundle.cascade().exits]
+    counted = [rows["exit"].to_pylist().count(name) for name in names]
+    assert report["exits_realised"] == counted
+    assert sum(counted) == report["num_seen"] == COUNT
+    assert report["num_open"] == 0
+
+
+def test_unreadable_images_are_skipped_once_and_keep_their_reason(bundle_folder: str) -> None:
+    bundle = load_bundle(bundle_folder)
+    ledger = a_ledger(bundle, middle(bundle), fixed=False, images=4)
+    table = fresh_rows(blocks_of_colour(4, seed=3), unreadable=(1, 2))
+    rows = through(actors(bundle_folder, ledger), table, batch=2)
+    assert ledger.skipped == [1, 2]
+    assert rows["status"].to_pylist() == ["ok", "unreadable", "unreadable", "ok"]
+    assert rows["error"].to_pylist() == [None, "empty file", "empty file", None]
+    assert ledger.ledger.num_unseen == 0
+
+
+def test_a_batch_that_nobody_wants_the_stage_for_costs_nothing(bundle_folder: str) -> None:
+    ledger = a_ledger(load_bundle(bundle_folder), 0.2, fixed=False)
+    rows = through(actors(bundle_folder, ledger), fresh_rows(blocks_of_colour(3, seed=4), unreadable=(0, 1, 2)), 3)
+    assert rows["gflops"].to_pylist() == [0.0] * 3
+    assert ledger.ledger.charged_macs == 0
+
+
+def test_what_an_earlier_start_spent_is_spent(bundle_folder: str) -> None:
+    bundle = load_bundle(bundle_folder)
+    first_macs = bundle.cascade().exits[0].macs
+    earlier = MarkState(authorised_macs=2 * first_macs, epoch=1, session="before")
+    ledger = a_ledger(bundle, 1.2 * first_macs / GIGA, fixed=False, images=3, mark=earlier)
+    rows = through(actors(bundle_folder, ledger), fresh_rows(blocks_of_colour(3, seed=5)), batch=3)
+    assert sorted(rows["status"].to_pylist()) == ["failed", "failed", "ok"]
+    assert set(rows["error"].to_pylist()) == {None, BUDGET_EXHAUSTED}
+    assert ledger.ledger.report()["spent_macs"] <= ledger.ledger.plan.budget_macs
