@@ -150,9 +150,11 @@ def render(estimate: Mapping[str, Any], folder: RunFolder) -> str:
         f"exits in the sample: {exits}",
     ]
     if estimate["accuracy"] is not None:
+        confidence = estimate["mean_confidence"]
         lines.append(
             f"expected accuracy {100 * estimate['accuracy']:.1f} % +- {100 * estimate['accuracy_standard_error']:.1f} "
-            f"(calibration); mean confidence on the sample {100 * (estimate['mean_confidence'] or 0):.1f} %"
+            f"(calibration)"
+            + ("" if confidence is None else f"; mean confidence on the sample {100 * confidence:.1f} %")
         )
     lines.append(
         f"{estimate['images_per_s']:.1f} images/s, {estimate['wall_h']:.2f} h for {estimate['remaining']:,} images, "
