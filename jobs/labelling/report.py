@@ -51,8 +51,8 @@ def make_report(config: LabelConfig, plan: LabelPlan, ledger: dict[str, Any], wa
 
 
 def _accuracy(frontier: Frontier, counts: LabelCounts) -> float | None:
-    """Expected accuracy of a fixed policy that spends what the labels cost; None without labels in the calibration."""
-    if not frontier.labelled or not counts.status[OK]:
+    """Expected accuracy of a fixed policy that spends what the labels cost; None without labels, here or in the calibration."""
+    if not counts.status[OK]:
         return None
     gflops = counts.spent_macs / GIGA / counts.status[OK]
     return frontier.at(min(max(gflops, frontier.minimum_gflops), frontier.maximum_gflops)).accuracy

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -79,89 +77,6 @@ def test_s3_gives_the_same_rows_as_the_disk(tmp_path: Path, s3_bucket: str) -> N
     assert [[there[i][name] for name in columns] for i in range(6)] == [
         [here[i][name] for name in columns] for i in range(6)
     ]
-
-
-class TestListing:
-    def test_integer_labels_are_named_by_their_text_in_numeric_order(self, tmp_path: Path) -> None:
-        path = write_parquet(str(tmp_path / "data.parquet"), 4, labels=[10, 9, 10, -1])
-        found = list_images(DatasetSettings(path=path), None, seed=0)
-        assert found.classes == ("-1", "9", "10")
-
-    def test_the_classes_of_a_network_number_the_labels(self, tmp_path: Path) -> None:
-        settings = DatasetSettings(path=write_folders(str(tmp_path), 2))
-        found = list_images(settings, ("right", "middle", "left"), seed=0)
-        labels = {row["uri"].split("/")[-2]: row["label"] for block in found.blocks for row in block.to_pylist()}
-        assert labels == {"left": 2, "right": 0}
-
-    def test_a_limit_draws_from_the_whole_list_and_keeps_the_ids(self, tmp_path: Path) -> None:
-        folder = write_folders(str(tmp_path / "folders"), 40)
-        file = write_parquet(str(tmp_path / "data.parquet"), 40)
-        for path in (folder, file):
-            everything, some = (
-                {
-                    row["image_id"]: row["uri"]
-                    for block in list_images(DatasetSettings(path=path, limit=limit), None, seed=5).blocks
-                    for row in block.to_pylist()
-                }
-                for limit in (None, 12)
-            )
-            assert len(some) == 12
-            assert some.items() < everything.items()
-            assert max(some) > 20
-            assert min(some) < 20
-
-    def test_hidden_files_are_no_data(self, tmp_path: Path) -> None:
-        write_folders(str(tmp_path), 4)
-        storage.write_bytes(str(tmp_path / ".DS_Store"), b"x")
-        storage.write_bytes(str(tmp_path / "_SUCCESS"), b"x")
-        assert list_images(DatasetSettings(path=str(tmp_path)), None, seed=0).num_images == 4
-
-    def test_what_cannot_be_used_is_refused_with_the_reason(self, tmp_path: Path) -> None:
-        def refused(path: Path | str, reason: str, classes: tuple[str, ...] | None = None) -> None:
-            with pytest.raises(ValueError, match=reason):
-                list_images(DatasetSettings(path=str(path)), classes, seed=0)
-
-        refused(tmp_path / "nowhere", r"does not exist; give a folder, an s3:// prefix or a \.parquet file")
-        (tmp_path / "empty").mkdir()
-        refused(tmp_path / "empty", "is empty; put images into one folder per class")
-        storage.write_bytes(str(tmp_path / "one" / "cat" / "1.png"), encode(0))
-        refused(tmp_path / "one", "has a single class, 'cat'")
-        write_folders(str(tmp_path / "loose"), 2)
-        storage.write_bytes(str(tmp_path / "loose" / "stray.png"), encode(0))
-        refused(tmp_path / "loose", r"1 files outside a class folder, such as stray\.png")
-        write_folders(str(tmp_path / "other"), 2)
-        refused(tmp_path / "other", "1 classes that the network does not know, such as 'right'", ("left", "up"))
-        write_parquet(str(tmp_path / "other" / "left" / "more.parquet"), 2)
-        refused(tmp_path / "other", "mixes Parquet and other files")
-
-    def test_images_may_be_structs_with_bytes(self, tmp_path: Path) -> None:
-        write_parquet(str(tmp_path / "plain.parquet"), 6)
-        plain = pq.read_table(tmp_path / "plain.parquet")
-        column = pa.StructArray.from_arrays([plain["image"].combine_chunks(), pa.array(["a"] * 6)], ["bytes", "path"])
-        pq.write_table(pa.table({"label": plain["label"], "image": column}), tmp_path / "struct.parquet")
-        contents = []
-        for name in ("plain.parquet", "struct.parquet"):
-            found = list_images(DatasetSettings(path=str(tmp_path / name)), None, seed=0)
-            contents.append([c for block in found.blocks for _, part in found.read(block, 4) for c in part])
-        assert contents[0] == contents[1]
-        assert len(contents[0]) == 6
-
-    @pytest.mark.parametrize("column", [pa.array(["a.png", "b.png"]), pa.array([{"path": "a"}, {"path": "b"}])])
-    def test_parquet_without_image_bytes_is_refused(self, tmp_path: Path, column: pa.Array) -> None:
-        pq.write_table(pa.table({"label": ["a", "b"], "image": column}), tmp_path / "data.parquet")
-        with pytest.raises(ValueError, match="column 'image' must hold encoded images"):
-            list_images(DatasetSettings(path=str(tmp_path / "data.parquet")), None, seed=0)
-
-    def test_parquet_that_cannot_be_used_is_refused_with_the_reason(self, tmp_path: Path) -> None:
-        path = str(tmp_path / "data.parquet")
-        for labels, reason in (
-            ([0.5, 1.0], "column 'label' must be text or integers, got double"),
-            (["a", None], "has 1 rows without a label; remove them"),
-            (pa.array([], pa.string()), "has no rows; write at least one image into it"),
-        ):
-            write_parquet(path, len(labels), labels=labels)
-            with pytest.raises(ValueError, match=reason):
-                list_images(DatasetSettings(path=path), None, seed=0)
 
 
 class TestTrainingViews:

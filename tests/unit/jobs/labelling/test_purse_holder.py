@@ -149,13 +149,14 @@ def test_an_idle_purse_goes_back_when_nobody_used_it_for_long_enough(
 ) -> None:
     ledger = Ledger(a_grant(8))
     holder = PurseHolder(ledger, 0, 2)
-    clock.now_s += 50  # what counts is the last use, not the first grant
     compute(holder, [0, 1])
+    clock.now_s += IDLE_S - 0.1
+    compute(holder, [2, 3])  # what counts is the last use, not the last grant
     clock.now_s += waited_s
     holder.give_back(now=False)
     assert (len(ledger.heard) == 2) is given_back
     if given_back:
-        assert (ledger.heard[1].batch_rows, ledger.heard[1].kept_macs, ledger.heard[1].spent_macs) == (0, 0, 200)
+        assert (ledger.heard[1].batch_rows, ledger.heard[1].kept_macs, ledger.heard[1].spent_macs) == (0, 0, 400)
 
 
 def test_a_purse_that_computes_is_not_idle(clock: Clock) -> None:
