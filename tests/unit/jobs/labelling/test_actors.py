@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from anchornet.budget.frontier import fit_frontier
 from anchornet.bundle import Bundle, assemble_bundle, load_bundle, write_calibration
 from anchornet.cascade.rows import BUDGET_EXHAUSTED, LABEL_SCHEMA, work_table
 from anchornet.cascade.run import run_all_exits, run_cascade
-from anchornet.ledger.ledger import Ledger, MemoryMark
+from anchornet.ledger.ledger import Grant, Ledger, MemoryMark, Statement
 from anchornet.ledger.mark import MarkState
 from anchornet.ledger.plan import LedgerPlan
 from anchornet.systems.anchornet.settings import AnchorNetSettings
@@ -54,14 +55,19 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @dataclass
 class Local:
-    """A ledger in this process, called as one on Ray is; what was skipped is kept."""
+    """A ledger in this process, called as one on Ray is; what was skipped and stated is kept."""
 
     ledger: Ledger
 
     def __post_init__(self) -> None:
         self.skipped: list[int] = []
-        self.exchange = SimpleNamespace(remote=lambda statement: self.ledger.exchange(statement, 0.0))
+        self.statements: list[Statement] = []
+        self.exchange = SimpleNamespace(remote=self._exchange)
         self.skip = SimpleNamespace(remote=self._skip)
+
+    def _exchange(self, statement: Statement) -> Grant:
+        self.statements.append(statement)
+        return self.ledger.exchange(statement, 0.0)
 
     def _skip(self, image_ids: np.ndarray) -> None:
         self.skipped += image_ids.tolist()
@@ -152,6 +158,10 @@ def test_the_ledger_hears_of_every_multiply_add_and_of_every_image(bundle_folder
     assert report["exits_realised"] == counted
     assert sum(counted) == report["num_seen"] == COUNT
     assert report["num_open"] == 0
+    went_on = [image_id for image_id, name in enumerate(rows["exit"].to_pylist()) if name != names[0]]
+    for stage_index, computed in enumerate((list(range(COUNT)), went_on)):
+        stated = [s.image_ids.tolist() for s in ledger.statements if s.stage == stage_index]
+        assert sorted(itertools.chain.from_iterable(stated)) == computed
 
 
 def test_unreadable_images_are_skipped_once_and_keep_their_reason(bundle_folder: str) -> None:
