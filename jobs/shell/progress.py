@@ -26,7 +26,7 @@ def progress(line: Line | str, interval_s: float = INTERVAL_S) -> Iterator[None]
         yield
     finally:
         stop.set()
-        thread.join(timeout=interval_s)
+        thread.join(timeout=INTERVAL_S)  # a line that is being found is still said
 
 
 def _as_line(line: Line | str) -> Line:

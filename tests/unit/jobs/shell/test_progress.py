@@ -34,12 +34,12 @@ def test_a_text_gets_the_seconds(caplog: pytest.LogCaptureFixture) -> None:
     said = threading.Event()
     handler = logging.Handler()
     handler.emit = lambda record: said.set()  # type: ignore[method-assign]
-    logging.getLogger("jobs.shell.progress").addHandler(handler)
+    logging.getLogger().addHandler(handler)  # the last one to hear
     try:
         with progress("listing photos", interval_s=0.001):
             assert said.wait(timeout=60)
     finally:
-        logging.getLogger("jobs.shell.progress").removeHandler(handler)
+        logging.getLogger().removeHandler(handler)
     assert caplog.messages[0] == "listing photos, 0 s"
 
 
