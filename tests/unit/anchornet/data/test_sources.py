@@ -137,6 +137,15 @@ def test_ids_are_positions_in_the_sorted_listing_whatever_the_seed(form: str, tm
     assert [row["image_id"] for row in rows_of(again)] == order[0]
 
 
+def test_folders_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b", "a", "C", "a10", "a9"):
+        storage.write_bytes(str(tmp_path / name / "deeper" / "1.png"), b"x")
+    found = list_images(DatasetSettings(path=str(tmp_path)), None, seed=0)
+    assert found.classes == ("C", "a", "a10", "a9", "b")
+    names = {row["label"]: str(row["uri"]).split("/")[-3] for row in rows_of(found)}
+    assert [names[label] for label in range(5)] == list(found.classes)
+
+
 def test_rows_of_folders_are_cut_into_blocks_and_may_be_shuffled_one_by_one(tmp_path: Path) -> None:
     for index in range(BLOCK_IMAGES + 3):
         storage.write_bytes(str(tmp_path / CLASSES[index % 2] / f"{index}.png"), b"x")

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 
 from jobs.settings.common import ClusterSettings
 from jobs.shell import ray_session
@@ -57,3 +63,140 @@ def test_workers_of_a_local_ray_inherit_what_they_need_and_this_process_keeps_it
         assert os.environ["PYTHONPATH"] == f"{ROOT}{os.pathsep}/elsewhere"
         assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.5"
     assert dict(os.environ) == before
+
+
+class FakeRay:
+    """Keeps how Ray is started and stopped, and starts nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, running: bool = False) -> None:
+        self.started: list[dict[str, Any]] = []
+        self.stopped = 0
+        monkeypatch.setattr(ray, "is_initialized", lambda: running)
+        monkeypatch.setattr(ray, "init", lambda **options: self.started.append(options))
+        monkeypatch.setattr(ray, "shutdown", self._shutdown)
+
+    def _shutdown(self) -> None:
+        self.stopped += 1
+
+
+class TestSession:
+    def test_a_local_ray_has_the_cpus_that_were_set_and_no_cluster_is_joined_by_chance(
+        self, environment: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        fake = FakeRay(environment)
+        with ray_session.ray_session(ClusterSettings(local_cpus=7), str(tmp_path)):
+            [asked] = fake.started
+            assert not fake.stopped
+        assert (asked["address"], asked["num_cpus"]) == ("local", 7)
+        assert not asked["log_to_driver"]
+        assert fake.stopped == 1
+
+    @pytest.mark.parametrize(
+        ("cluster", "submitted", "address"),
+        [
+            (ClusterSettings(address="ray://head:10001"), None, "ray://head:10001"),
+            (ClusterSettings(), "10.0.0.1:6379", "auto"),
+            (ClusterSettings(address="auto"), None, "auto"),
+        ],
+        ids=["by address", "of ray job submit", "the one that is there"],
+    )
+    def test_a_cluster_is_joined_with_the_checkout(
+        self,
+        environment: pytest.MonkeyPatch,
+        tmp_path: Path,
+        cluster: ClusterSettings,
+        submitted: str | None,
+        address: str,
+    ) -> None:
+        if submitted:
+            environment.setenv("RAY_ADDRESS", submitted)
+        fake = FakeRay(environment)
+        with ray_session.ray_session(cluster, str(tmp_path)):
+            [asked] = fake.started
+        assert asked["address"] == address
+        assert asked["runtime_env"]["working_dir"] == str(ROOT)
+        assert "num_cpus" not in asked
+
+    def test_a_ray_that_is_up_is_used_and_left_up(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        fake = FakeRay(environment, running=True)
+        with ray_session.ray_session(ClusterSettings(), str(tmp_path / "run")):
+            pass
+        assert (fake.started, fake.stopped) == ([], 0)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("error", "named"),
+        [(RuntimeError("a worker died"), True), (ValueError("not so"), False), (KeyboardInterrupt(), False)],
+        ids=["what failed", "what was refused", "Ctrl-C"],
+    )
+    def test_a_failure_names_the_log_and_ray_is_stopped_whatever_happens(
+        self,
+        environment: pytest.MonkeyPatch,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        error: BaseException,
+        named: bool,
+    ) -> None:
+        caplog.set_level(logging.ERROR)
+        fake = FakeRay(environment)
+        with pytest.raises(type(error)), ray_session.ray_session(ClusterSettings(), str(tmp_path)):
+            raise error
+        assert fake.stopped == 1
+        assert (f"{tmp_path}/ray.log may say more" in caplog.text) is named
+
+
+@pytest.mark.parametrize(("interpreter", "told"), [("/usr/bin/python", False), ("/a b/bin/python", True)])
+def test_an_interpreter_whose_path_needs_quotes_is_told_quoted(
+    environment: pytest.MonkeyPatch, interpreter: str, told: bool
+) -> None:
+    fake = FakeRay(environment)
+    environment.setattr(sys, "executable", interpreter)
+    ray_session.start_local_ray(4)
+    [asked] = fake.started
+    assert asked["runtime_env"] == ({"py_executable": shlex.quote(interpreter)} if told else None)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [({"CPU": 8.0, "GPU": 2.0, "memory": 1e9}, (8.0, 2.0)), ({"CPU": 4.0}, (4.0, 0.0)), ({}, (0.0, 0.0))],
+    ids=["both", "no GPU", "nothing yet"],
+)
+def test_what_a_cluster_does_not_name_it_does_not_have(
+    environment: pytest.MonkeyPatch, said: dict[str, float], found: tuple[float, float]
+) -> None:
+    environment.setattr(ray, "cluster_resources", lambda: said)
+    assert ray_session.cluster_resources() == found
+
+
+@pytest.mark.parametrize(("cores", "set_to", "cpus"), [(2, None, 4), (16, None, 16), (None, None, 4), (16, 5, 5)])
+def test_a_local_ray_has_at_least_the_cpus_with_which_every_job_runs(
+    environment: pytest.MonkeyPatch, cores: int | None, set_to: int | None, cpus: int
+) -> None:
+    environment.setattr("os.cpu_count", lambda: cores)
+    assert ClusterSettings(local_cpus=set_to).cpus_of_local_ray() == cpus
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("AWS_REGION", True),
+        ("AWS_PROFILE", True),
+        ("AWS_ACCESS_KEY_ID", False),
+        ("AWS_SESSION_TOKEN", False),
+        ("AWS_SECRET_ACCESS_KEY", False),
+        ("HOME", False),
+    ],
+)
+def test_only_what_finds_the_storage_is_told_to_workers(environment: pytest.MonkeyPatch, name: str, kept: bool) -> None:
+    environment.setenv(name, "value of it")
+    assert (name in ray_session.runtime_env()["env_vars"]) is kept
+
+
+def test_what_a_user_has_set_for_ray_is_left_as_it_is(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "9")
+    environment.delenv("PYTHONPATH", raising=False)
+    with ray_session._environment_of_workers():
+        assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "9"
+        assert os.environ["PYTHONPATH"] == str(ROOT)
+    assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "9"
+    assert "PYTHONPATH" not in os.environ

@@ -16,11 +16,13 @@ class Recorded:
     """A data set of one name; its shards are (name, worker, what they were dealt by)."""
 
     name: str
+    splits: list[str] = field(default_factory=list)
+    """Names of what was split, in order; each split is a process."""
     context: Any = field(default_factory=lambda: SimpleNamespace(execution_options=ExecutionOptions()))
 
     @staticmethod
     def copy(data: Recorded) -> Recorded:
-        return Recorded(data.name)
+        return Recorded(data.name, data.splits)
 
     def set_name(self, name: str) -> None:
         raise AssertionError("it has one")
@@ -29,14 +31,17 @@ class Recorded:
         return (self.name, 0, "whole", self.context.execution_options.preserve_order)
 
     def streaming_split(self, count: int, *, equal: bool, locality_hints: Any = None) -> list[tuple[Any, ...]]:
+        self.splits.append(self.name)
         order = self.context.execution_options.preserve_order
         return [(self.name, worker, "equal" if equal else "all", order) for worker in range(count)]
 
 
 def shards(world_size: int, *names: str) -> list[dict[str, Any]]:
-    datasets = {name: Recorded(name) for name in names}
+    splits: list[str] = []
+    datasets = {name: Recorded(name, splits) for name in names}
     dealt = EveryValidationImage().configure(datasets, world_size, None, None)
     assert not any(data.context.execution_options.preserve_order for data in datasets.values())  # they are the caller's
+    assert sorted(splits) == sorted(names if world_size > 1 else [])
     return dealt
 
 
