@@ -163,12 +163,16 @@ class GeometricFamily:
         return np.stack([self.thresholds(log_ratio) for log_ratio in _LOG_RATIOS])
 
     def solve(self, target_macs: float) -> np.ndarray:
-        """(K,) thresholds whose mean cost on these images is as close below ``target_macs`` as bisection gets."""
+        """(K,) thresholds whose mean cost on these images is as close below ``target_macs`` as bisection gets.
+
+        Where no ratio is cheap enough (a share just below 1 sends one image of a few on), everybody leaves at the first exit.
+        """
         low, high = -30.0, 30.0
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             low, high = (middle, high) if self.mean_cost(self.thresholds(middle)) <= target_macs else (low, middle)
-        return self.thresholds(low)
+        found = self.thresholds(low)
+        return found if self.mean_cost(found) <= target_macs else np.full_like(found, -np.inf)
 
     def mean_cost(self, thresholds_K: np.ndarray) -> float:
         """Mean multiply-adds per image under ``thresholds_K`` (K,)."""
