@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anchornet.data import manifest
 from anchornet.data.manifest import InputSettings, manifest_table, open_manifest, read_manifest, write_manifest
@@ -108,6 +110,23 @@ def test_the_order_is_a_permutation_of_the_listing_drawn_from_the_seed() -> None
     assert table["uri"].to_pylist() != uris
     assert table.equals(manifest_table(uris, 7))
     assert not table.equals(manifest_table(uris, 8))
+
+
+@given(st.lists(st.text("abc/ü", max_size=4), max_size=30), st.integers(0, 2**32))
+def test_every_name_is_labelled_exactly_once_under_its_position(uris: list[str], seed: int) -> None:
+    rows = manifest_table(uris, seed).to_pylist()
+    assert sorted(row["image_id"] for row in rows) == list(range(len(uris)))
+    assert all(row["uri"] == uris[row["image_id"]] for row in rows)
+
+
+def test_a_limit_takes_the_first_of_the_listing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", "c.jpg", "a.jpg", "b.jpg")
+    chosen = manifest.list_input(InputSettings(path=str(folder), limit=2))
+    assert chosen == [str(folder / "a.jpg"), str(folder / "b.jpg")]
+    pq.write_table(pa.table({"uri": chosen[::-1]}), tmp_path / "list.parquet")
+    first = manifest.list_input(InputSettings(path=str(tmp_path / "list.parquet"), limit=1))
+    assert first == [str(folder / "b.jpg")]  # a list of one's own keeps its order
+    assert open_manifest(str(tmp_path / "run"), InputSettings(path=str(folder), limit=2), 0) == 2
 
 
 @pytest.mark.parametrize("name", ["limit", "max_pixels", "decode_cpus", "read_threads"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anchornet.files.config import ConfigError, from_dict, load_config, to_dict
 
@@ -102,6 +106,46 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(Outer, write(tmp_path, text))
+
+
+CONFIGURATIONS = st.builds(
+    Outer,
+    name=st.text("aé1 #:'\"[]{}.,-=\\", max_size=8),
+    count=st.integers(),
+    limit=st.one_of(st.none(), st.integers()),
+    workers=st.one_of(st.integers(), st.lists(st.integers(), max_size=3).map(tuple)),
+    on=st.booleans(),
+    inner=st.builds(
+        Inner,
+        rate=st.floats(min_value=0, exclude_min=True, allow_nan=False),
+        steps=st.lists(st.integers(), max_size=3).map(tuple),
+        kind=st.sampled_from(["step", "cosine"]),
+    ),
+)
+
+
+@given(CONFIGURATIONS)
+def test_any_configuration_comes_back_from_its_yaml(tmp_path_factory: pytest.TempPathFactory, config: Outer) -> None:
+    path = tmp_path_factory.mktemp("config") / "job.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    assert load_config(Outer, str(path)) == config
+
+
+@given(CONFIGURATIONS)
+def test_the_command_line_can_say_whatever_a_file_can(config: Outer) -> None:
+    said = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in to_dict(config).items()]
+    assert load_config(Outer, None, said) == config
+
+
+@given(
+    st.sampled_from(["name", "count", "limit", "workers", "inner"]), st.integers(0, 5), st.sampled_from("abcdefghijkl")
+)
+def test_a_slip_of_the_finger_is_refused_with_the_key_that_was_meant(key: str, place: int, letter: str) -> None:
+    slip = key[: place % len(key)] + letter + key[place % len(key) :]
+    with pytest.raises(
+        ConfigError, match=rf"unknown key '{slip}' at top level; did you mean '{key}'\? \(valid: name, "
+    ):
+        load_config(Outer, None, ["name=a", f"{slip}=1"])
 
 
 @dataclass(frozen=True, kw_only=True)

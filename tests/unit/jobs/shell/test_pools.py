@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Literal
 
-from jobs.settings.common import PoolSettings
-from jobs.shell.pools import pool_options, threads_per_actor
+import pytest
+import torch
+
+from anchornet.cascade.protocol import Placement
+from jobs.settings.common import InferenceSettings, PoolSettings
+from jobs.shell.pools import claim, pool_options, threads_per_actor
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -27,3 +31,20 @@ def test_cores_are_shared_among_the_largest_pool(monkeypatch: pytest.MonkeyPatch
     assert threads_per_actor(PoolSettings(actors=2, max_actors=3)) == 2
     assert threads_per_actor(PoolSettings(actors=20)) == 1
     assert threads_per_actor(PoolSettings(actors=2, threads=5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("gpus", "precision", "placement"),
+    [
+        (0.0, "float32", Placement("cpu", torch.float32)),
+        (0.5, "bfloat16", Placement("cuda", torch.bfloat16)),
+        (1.0, "float32", Placement("cuda", torch.float32)),
+    ],
+)
+def test_networks_lie_where_the_pool_has_its_share(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, precision: Literal["float32", "bfloat16"], placement: Placement
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    assert claim(PoolSettings(gpus=gpus, threads=3), InferenceSettings(precision=precision)) == placement
+    assert threads == [3]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+import ray.data
 
 from jobs.settings.common import ClusterSettings
 from jobs.shell import ray_session
@@ -87,6 +88,7 @@ class TestSession:
         with ray_session.ray_session(ClusterSettings(local_cpus=7), str(tmp_path)):
             [asked] = fake.started
             assert not fake.stopped
+            assert not ray.data.DataContext.get_current().enable_progress_bars
         assert (asked["address"], asked["num_cpus"]) == ("local", 7)
         assert not asked["log_to_driver"]
         assert fake.stopped == 1
