@@ -44,8 +44,16 @@ def train_config(**values: Any) -> TrainConfig:
         (train_config, {"max_unreadable_fraction": -0.1}, r"max_unreadable_fraction must be in \[0, 1\], got -0\.1"),
         (train_config, {"shuffle_buffer": -1}, "shuffle_buffer must be >= 0, got -1"),
         (train_config, {"image_size": 0}, "image_size must be >= 1 pixel, got 0"),
+        (BudgetSettings, {}, "give exactly one of budget.total_gflops and budget.gflops_per_image, got None and None"),
+        (BudgetSettings, {"total_gflops": 1.0, "gflops_per_image": 2.0}, "got 1.0 and 2.0; set the other one to null"),
+        (BudgetSettings, {"total_gflops": 0.0}, "the budget must be a number > 0 of GFLOPs, got 0"),
+        (BudgetSettings, {"gflops_per_image": float("inf")}, "the budget must be a number > 0 of GFLOPs, got inf"),
+        (BudgetSettings, {"gflops_per_image": float("nan")}, "the budget must be a number > 0 of GFLOPs, got nan"),
         (InitSettings, {"model": "a", "weights": "b"}, "give init.model or init.weights, not both"),
         (WorkerSettings, {"count": (3, 2)}, "workers.count must be 0, a number >= 1, or"),
+        (WorkerSettings, {"count": (1, 2, 3)}, r"\[fewest, most\], got \(1, 2, 3\)"),
+        (WorkerSettings, {"count": (0, 2)}, r"\[fewest, most\], got \(0, 2\)"),
+        (WorkerSettings, {"count": -1}, r"\[fewest, most\], got -1"),
         (WorkerSettings, {"cpus": 0}, "workers.cpus must be > 0, got 0"),
         (WorkerSettings, {"threads": 0}, "workers.threads must be >= 1, got 0"),
         (WorkerSettings, {"max_failures": -1}, "workers.max_failures must be >= 0, got -1"),
@@ -61,9 +69,47 @@ def test_it_is_refused(build: Callable[..., object], wrong: dict[str, Any], mess
         build(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("build", "right"),
+    [
+        (ClusterSettings, {"local_cpus": 4, "price_per_hour": 0.0}),
+        (PoolSettings, {"actors": 1, "max_actors": 1, "cpus": 0, "gpus": 0, "batch_size": 1}),
+        (InputSettings, {"path": "i", "limit": 1, "max_pixels": 1, "decode_cpus": 0.001, "read_threads": 1}),
+        (BudgetSettings, {"total_gflops": 1e-9}),
+        (label_config, {"max_failed_fraction": 0.0}),
+        (label_config, {"max_failed_fraction": 1.0}),
+        (train_config, {"max_unreadable_fraction": 0.0, "shuffle_buffer": 0, "image_size": 1}),
+        (train_config, {"max_unreadable_fraction": 1.0}),
+        (WorkerSettings, {"count": (2, 2), "cpus": 0.01, "threads": 1, "max_failures": 0}),
+        (WorkerSettings, {"count": (3,)}),
+    ],
+)
+def test_the_edge_of_a_rule_is_within_it(build: Callable[..., object], right: dict[str, Any]) -> None:
+    build(**right)
+
+
+@pytest.mark.parametrize(
+    ("count", "fewest", "most"),
+    [(0, 0, 0), (3, 3, 3), ((3,), 3, 3), ((1, 4), 1, 4)],
+    ids=["none", "a number", "one", "two"],
+)
+def test_a_run_starts_with_the_fewest_workers_and_grows_to_the_most(
+    count: int | tuple[int, ...], fewest: int, most: int
+) -> None:
+    workers = WorkerSettings(count=count)
+    assert (workers.fewest, workers.most) == (fewest, most)
+
+
+@pytest.mark.parametrize(("most", "largest"), [(None, 3), (3, 3), (7, 7)])
+def test_a_pool_grows_to_its_most_actors_or_stays_as_it_starts(most: int | None, largest: int) -> None:
+    assert PoolSettings(actors=3, max_actors=most).largest == largest
+
+
 def test_a_cascade_has_a_pool_for_each_stage() -> None:
     two = label_config(pools=(PoolSettings(actors=2), PoolSettings(actors=3)))
     assert [pool.actors for pool in two.pools_for(2)] == [2, 3]
     assert label_config().pools_for(3) == (PoolSettings(),) * 3
     with pytest.raises(ValueError, match="pools has 2 entries, the bundle's cascade has 3 stages; give one for each"):
         two.pools_for(3)
+    with pytest.raises(ValueError, match="pools has 1 entries, the bundle's cascade has 2 stages; give one for each"):
+        label_config(pools=(PoolSettings(),)).pools_for(2)

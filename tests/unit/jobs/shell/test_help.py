@@ -32,6 +32,7 @@ class Far:
 
     kind: Literal["far"] = "far"
     """Which."""
+    pool: Pool = field(default_factory=Pool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ def test_each_field_has_its_path_type_default_and_sentence() -> None:
         ("place.kind", "near", '"near"', "Which."),
         ("place.steps", "number", "", "How far, in steps."),
         ("place.kind", "far", '"far"', "Which."),
+        ("place.pool.actors", "whole number", "1", "How many."),
         ("limit", "whole number or null", "null", "At most; None is no limit."),
         ("budgets", "list of number", "[]", "Some numbers."),
         ("spare", "section or null", "null", "One pool."),
@@ -81,7 +83,9 @@ def test_each_field_has_its_path_type_default_and_sentence() -> None:
 
 
 def test_a_setting_of_one_kind_says_of_which() -> None:
-    assert "  place.steps  [number] (with place.kind=near)\n      How far, in steps." in settings_text(Everything)
+    text = settings_text(Everything)
+    assert "  place.steps  [number] (with place.kind=near)\n      How far, in steps." in text
+    assert "  place.pool.actors  [whole number, default 1] (with place.kind=far)\n" in text
 
 
 def test_null_is_called_null() -> None:

@@ -28,7 +28,9 @@ def test_the_configuration_that_was_used_starts_the_same_run_again(tmp_path: Pat
         pool=PoolSettings(cpus=0.25),
     )
     provenance.save_provenance(config)
-    assert load_config(EvaluateConfig, str(tmp_path / "run" / "config.yaml")) == config
+    path = tmp_path / "run" / "config.yaml"
+    assert load_config(EvaluateConfig, str(path)) == config
+    assert path.read_text().startswith("run:\n  folder: ")  # in the order of the settings, as people read them
 
 
 def test_versions_and_hardware_are_named(tmp_path: Path) -> None:
