@@ -65,10 +65,14 @@ class World:
     killed: int = 0
     cpus: float = 8.0
     estimated: list[LabelPlan] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
+    """Files of finished ids that the pipeline finds."""
 
     def run_pipeline(self, config: LabelConfig, plan: LabelPlan, ledger: Any) -> None:
         self.pipelines += 1
         run = RunFolder(config.run.folder)
+        if Path(run.finished_ids).exists():
+            self.found = sorted(path.name for path in Path(run.finished_ids).iterdir())
         ids = read_manifest(run.manifest)["image_id"].to_pylist()[: plan.num_images - self.lost]
         bad = [k < self.unreadable for k in range(len(ids))]
         rows = {
@@ -174,6 +178,16 @@ def test_the_same_command_goes_on_with_what_is_left_and_then_only_reads_its_repo
     assert world.pipelines == 2
     assert report(tmp_path) == before
     assert "6 images: 6 ok" in capsys.readouterr().out
+
+
+def test_a_commit_that_was_cut_off_is_computed_again(world: World, bundle: str, tmp_path: Path) -> None:
+    label.main(command(bundle, tmp_path))
+    ids = tmp_path / "run" / "checkpoint"
+    (ids / "rows.pending.parquet").write_bytes((ids / "rows.parquet").read_bytes())
+    assert label.main(command(bundle, tmp_path, "budget.gflops_per_image=0.4")) == 0
+    assert world.pipelines == 2
+    assert world.found == ["rows.pending.parquet"]  # which Ray deletes, with the label file that it belongs to
+    assert report(tmp_path)["labelled_in_this_start"] == IMAGES
 
 
 def test_a_pipeline_that_fails_leaves_its_report_and_no_ledger(world: World, bundle: str, tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_an_override_of_a_text_is_taken_as_it_stands(text: str) -> None:
     assert load_config(Outer, None, [f"name={text}"]).name == text
 
 
+@pytest.mark.parametrize(("written", "name"), [("2026", "2026"), ("1.5", "1.5"), ("'on'", "on"), ("a b", "a b")])
+def test_a_number_in_a_file_is_taken_for_a_text_that_looks_like_one(tmp_path: Path, written: str, name: str) -> None:
+    assert load_config(Outer, write(tmp_path, f"name: {written}\n")).name == name
+
+
+@pytest.mark.parametrize("written", ["on", "[a]", "{a: 1}", "2026-11-26"])
+def test_what_is_no_text_in_a_file_is_not_made_one(tmp_path: Path, written: str) -> None:
+    with pytest.raises(ConfigError, match="name must be str, got"):
+        load_config(Outer, write(tmp_path, f"name: {written}\n"))
+
+
 def test_a_quoted_override_is_read_as_yaml() -> None:
     assert load_config(Outer, None, ["name='a b'"]).name == "a b"
     assert load_config(Outer, None, ["name=x", "inner={rate: 2, steps: [3]}", "inner.kind=cosine"]).inner == Inner(
