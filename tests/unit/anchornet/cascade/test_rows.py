@@ -93,3 +93,57 @@ def test_unreadable_images_want_no_stage() -> None:
     )
     assert records.wanting_rows(table).tolist() == [0, 2]
     assert read_carried(table, records.image_layout(2))["image"].shape == (2, 2, 2, 3)
+
+
+@given(st.data())
+def test_output_rows_say_what_became_of_each_image(data: st.DataObject) -> None:
+    """The rules of an output row, whatever mixture of images a batch holds."""
+    kinds = data.draw(st.lists(st.sampled_from(["labelled", "overflow", "no budget", "unreadable"]), max_size=12))
+    reached = np.array([kind in {"labelled", "overflow"} for kind in kinds], bool)
+    chosen = np.array(data.draw(st.lists(st.integers(0, 2), min_size=len(kinds), max_size=len(kinds))), np.int64)
+    score = np.where([kind == "overflow" for kind in kinds], np.nan, np.where(reached, 0.75, -1)).astype(np.float32)
+    boxes = np.where(np.arange(2)[:, None] < chosen[:, None, None], 5, -1).repeat(3, axis=2).astype(np.int16)
+    standing = Standing(
+        label_id=np.where(reached, 1, -1).astype(np.int32),
+        score=score,
+        exit=np.where(reached, 1, -1).astype(np.int16),
+        macs=np.where(reached, 1_500_000_000, 0).astype(np.int64),
+        boxes=boxes,
+    )
+    lost = [kind == "unreadable" for kind in kinds]
+    table = pa.table(
+        {
+            "image_id": np.arange(len(kinds)),
+            "uri": pa.array([f"/{k}.jpg" for k in range(len(kinds))], pa.string()),
+            "status": pa.array(["unreadable" if each else "ok" for each in lost], pa.string()),
+            "error": pa.array(["empty file" if each else None for each in lost], pa.string()),
+        }
+    )
+    confidence = np.where(reached, 0.5, np.nan)
+    rows = records.finish(records.with_standing(table, standing), ("ant", "bee"), ("glance", "patch"), confidence)
+    assert rows.schema == records.LABEL_SCHEMA
+    reasons = {"overflow": records.NOT_FINITE, "no budget": records.BUDGET_EXHAUSTED, "unreadable": "empty file"}
+    states = {"labelled": "ok", "overflow": "failed", "no budget": "failed", "unreadable": "unreadable"}
+    for kind, count, row in zip(kinds, chosen, rows.to_pylist(), strict=True):
+        assert (row["status"], row["error"]) == (states[kind], reasons.get(kind))
+        whole = {"label": "bee", "label_id": 1, "confidence": 0.5, "score": 0.75, "exit": "patch"}
+        assert {name: row[name] for name in whole} == (whole if kind == "labelled" else dict.fromkeys(whole))
+        assert row["gflops"] == (1.5 if kind in {"labelled", "overflow"} else 0.0)  # what was computed was paid for
+        assert row["boxes"] == ([{"top": 5, "left": 5, "size": 5}] * count or None)
+
+
+def test_a_patch_in_the_corner_is_a_patch_and_rows_without_any_are_null() -> None:
+    standing = Standing.fresh(2, 2)
+    standing.boxes[0] = [[0, 0, 95], [8, 16, 95]]
+    table = pa.table({"image_id": [0, 1], "uri": ["a", "b"], "status": ["ok", "ok"], "error": pa.nulls(2, pa.string())})
+    rows = records.finish(records.with_standing(table, standing), ("ant",), ("glance",), None)
+    assert rows["boxes"].to_pylist() == [
+        [{"top": 0, "left": 0, "size": 95}, {"top": 8, "left": 16, "size": 95}], None,
+    ]  # fmt: skip
+    assert rows["confidence"].to_pylist() == [None, None]
+
+
+def test_a_cascade_without_patches_has_no_boxes() -> None:
+    table = pa.table({"image_id": [0], "uri": ["a"], "status": ["ok"], "error": pa.nulls(1, pa.string())})
+    rows = records.finish(records.with_standing(table, Standing.fresh(1, 0)), ("ant",), ("glance",), None)
+    assert rows["boxes"].to_pylist() == [None]

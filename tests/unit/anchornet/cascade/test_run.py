@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchornet.cascade.run import confidence, run_all_exits, run_cascade
+from anchornet.cascade.run import Part, StageResult, confidence, run_all_exits, run_cascade, run_stage
 from anchornet.cascade.standing import NO_EXIT, Standing
 from tests.fake_cascade import MACS, FakeCascade, fake_images
 
@@ -70,6 +70,39 @@ def test_thresholds_are_met_with_equality() -> None:
     above = float(np.nextafter(np.float32(exact), np.float32(2)))
     assert run_cascade(FakeCascade(), images, thresholds(1, 2, exact, 2)).exit[0] == 1
     assert run_cascade(FakeCascade(), images, thresholds(1, 2, above, 2)).exit[0] == 3
+
+
+def test_the_last_exit_takes_everything_whatever_its_threshold() -> None:
+    cascade, images = FakeCascade(), fake_images(5)
+    never = np.full((5, len(MACS)), np.inf, np.float32)
+    assert (run_cascade(cascade, images, never).exit == len(MACS) - 1).all()
+    standing, parts = Standing.fresh(5, 1), [Part(np.arange(5), cascade.start(images))]
+    for stage, left in zip(cascade.stages, (5, 0), strict=True):
+        result = run_stage(cascade, stage, parts, standing, never)
+        standing, parts = result.standing, result.parts
+        assert len(result.continuing) == left
+
+
+def test_a_stage_says_who_goes_on_and_leaves_its_input_alone() -> None:
+    cascade, images = FakeCascade(), fake_images(30)
+    before, rows = Standing.fresh(30, 1), np.arange(3, 30, 3)
+    scores = run_all_exits(FakeCascade(), images).confidence_NK[:, 0]
+    limits = thresholds(30, np.median(scores[rows]), 2, 2)
+    parts = [Part(rows, cascade.start(images[rows])), Part(np.zeros(0, np.int64), None)]
+    result = run_stage(cascade, cascade.stages[0], parts, before, limits)
+    assert result.continuing.tolist() == [row for row in rows if scores[row] < limits[0, 0]]
+    assert len(result.continuing) == len(rows) // 2
+    assert result.spent_macs == len(rows) * MACS[0]
+    untouched = np.setdiff1d(np.arange(30), rows)
+    assert (result.standing.exit[untouched] == NO_EXIT).all()
+    assert (result.standing.macs[untouched] == 0).all()
+    assert (before.exit == NO_EXIT).all()
+
+
+def test_those_who_go_on_are_named_in_the_order_of_the_batch() -> None:
+    parts = [Part(np.array([5, 7]), None), Part(np.array([2, 6]), None)]
+    assert StageResult(Standing.fresh(8, 0), parts, 0).continuing.tolist() == [2, 5, 6, 7]
+    assert StageResult(Standing.fresh(8, 0), [], 0).continuing.tolist() == []
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
