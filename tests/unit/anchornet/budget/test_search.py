@@ -48,7 +48,7 @@ def spend(table: ExitTable, policy: Policy) -> np.ndarray:
 class TestFrontier:
     """What any consumer of a frontier relies on, whatever it was fitted on."""
 
-    @settings(max_examples=30)
+    @settings(max_examples=15)
     @given(tables())
     def test_points_rise_from_the_first_exit_and_say_what_they_cost(self, table: ExitTable) -> None:
         frontier = fit_frontier(table)
@@ -61,7 +61,7 @@ class TestFrontier:
             assert sum(point.exit_fractions) == pytest.approx(1)
             assert sum(point.exit_spend_macs) == pytest.approx(point.expected_macs, rel=1e-9)
 
-    @settings(max_examples=30)
+    @settings(max_examples=15)
     @given(tables())
     def test_more_money_never_buys_less_and_each_further_sum_buys_no_more(self, table: ExitTable) -> None:
         frontier = fit_frontier(table)
@@ -73,7 +73,7 @@ class TestFrontier:
         slopes = np.diff(accuracy) / np.diff(frontier.costs_macs / GIGA)
         assert (np.diff(slopes) <= 1e-6).all()
 
-    @settings(max_examples=30)
+    @settings(max_examples=15)
     @given(tables(), st.floats(0, 1))
     def test_a_budget_is_met_exactly_in_expectation(self, table: ExitTable, part: float) -> None:
         frontier = fit_frontier(table)
@@ -85,7 +85,7 @@ class TestFrontier:
         assert mixed == pytest.approx(asked * GIGA, rel=1e-9)
         assert sum(policy.exit_fractions) == pytest.approx(1)
 
-    @settings(max_examples=30)
+    @settings(max_examples=15)
     @given(tables())
     def test_json_gives_the_same_frontier(self, table: ExitTable) -> None:
         frontier = fit_frontier(table, {"weights": "w"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anchornet.cascade import rows as records
 from anchornet.cascade.label_stage import finish_rows, label_stage
@@ -75,6 +77,33 @@ def test_without_budget_a_row_says_so() -> None:
     assert set(rows["error"].to_pylist()) == {None, records.BUDGET_EXHAUSTED}
 
 
+def test_images_for_which_there_was_no_money_are_counted_apart() -> None:
+    cascade = FakeCascade()
+    never = np.full((4, len(cascade.exits)), 2, np.float32)
+    batch = label_stage(cascade, 0, fresh(fake_images(4)), never, 3 * cascade.exits[0].macs)
+    assert (batch.num_starved, batch.spent_macs) == (1, 3 * cascade.exits[0].macs)
+    assert batch.exit_counts == (0, 0, 0, 0)  # three go on
+    assert len(records.wanting_rows(batch.table)) == 3
+    rest = label_stage(cascade, 1, batch.table, never, cascade.exits[1].macs)
+    assert rest.num_starved == 0  # two leave with the label they have, which is not nothing
+    assert rest.exit_counts == (2, 1, 0, 0)
+
+
+@settings(max_examples=40)
+@given(allowance=st.integers(FakeCascade().exits[0].macs, 600), seed=st.integers(0, 100))
+def test_rows_that_were_computed_in_pieces_carry_their_own_state(allowance: int, seed: int) -> None:
+    """With costs that differ per image and little money a batch is run in pieces, which interleave."""
+    images, never = fake_images(30, seed), np.full((30, 4), 2, np.float32)
+    cascade = FakeCascade(dynamic=True)
+    table = label_stage(cascade, 0, fresh(images), never, allowance).table
+    wants = records.wanting_rows(table)
+    carried = records.read_carried(table, cascade.stages[1].takes)
+    alone = FakeCascade(dynamic=True)
+    _, state = alone.advance(alone.start(images[wants]), 0)
+    np.testing.assert_array_equal(carried["image"], images[wants])
+    np.testing.assert_array_equal(carried["logits"], state.logits)
+
+
 def test_what_a_network_makes_of_overflow_is_no_label() -> None:
     table = fresh(fake_images(3))
     cascade = FakeCascade()
@@ -98,6 +127,8 @@ def test_calibrated_confidence_is_written_beside_the_score() -> None:
     table = fresh(images, bad=(2,))
     for stage_index in range(len(cascade.stages)):
         table = label_stage(cascade, stage_index, table, limits(6), None).table
-    done = finish_rows(cascade, table, lambda score, exits: score / 2)
-    for score, confidence in zip(done["score"].to_pylist(), done["confidence"].to_pylist(), strict=True):
-        assert (score is None and confidence is None) or confidence == pytest.approx(score / 2)
+    done = finish_rows(cascade, table, lambda score, exits: score / (exits + 2))
+    assert len(done["exit"].unique()) > 2
+    for row in done.to_pylist():
+        by_exit = None if row["exit"] is None else row["score"] / (int(row["exit"].removeprefix("exit")) + 2)
+        assert row["confidence"] == (by_exit if by_exit is None else pytest.approx(by_exit))

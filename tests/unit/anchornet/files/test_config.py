@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchornet.files.config import ConfigError, from_dict, load_config, to_dict
@@ -135,6 +135,7 @@ CONFIGURATIONS = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(CONFIGURATIONS)
 def test_any_configuration_comes_back_from_its_yaml(tmp_path_factory: pytest.TempPathFactory, config: Outer) -> None:
     path = tmp_path_factory.mktemp("config") / "job.yaml"
@@ -142,6 +143,7 @@ def test_any_configuration_comes_back_from_its_yaml(tmp_path_factory: pytest.Tem
     assert load_config(Outer, str(path)) == config
 
 
+@settings(max_examples=40)
 @given(CONFIGURATIONS)
 def test_the_command_line_can_say_whatever_a_file_can(config: Outer) -> None:
     said = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in to_dict(config).items()]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchornet.files import documents
@@ -32,6 +32,7 @@ def shuffled(value: object, seed: int) -> object:
     return tuple(shuffled(each, seed) for each in value) if isinstance(value, list) else value
 
 
+@settings(max_examples=40)
 @given(DOCUMENTS)
 def test_any_plain_document_comes_back_from_yaml_and_from_json(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]
