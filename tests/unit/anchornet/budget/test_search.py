@@ -151,6 +151,26 @@ class TestPrices:
         path = search.induction_path(confidence, correct, free, np.logspace(-3, 0, 8))
         assert (search.leave_at(confidence, path) == 1).all()
 
+    def test_neighbouring_prices_share_their_noise(self) -> None:
+        """The second exit is right where the first is unsure: worth a low price for those, a high one for nobody."""
+        confidence = np.linspace(0.1, 0.9, 200, dtype=np.float32)[:, None].repeat(2, axis=1)
+        correct = np.column_stack([confidence[:, 0] > 0.5, np.ones(200, bool)])
+        cost = np.tile(np.array([1, 2]), (200, 1))
+        path = search.induction_path(confidence, correct, cost, np.array([0.1] * 6 + [2.0] * 6))
+        cut = path[:, 0]
+        np.testing.assert_allclose(cut[[0, 3]], 0.5, atol=0.01)
+        assert cut[8] == cut[11] == np.float32(0.1)
+        assert cut[11] < cut[7] < cut[6] < cut[5] < cut[4] < cut[0]
+
+    def test_an_exit_is_judged_by_those_who_arrive_there(self) -> None:
+        """At the second exit both kinds look alike; the first kind, which would gain by going on, has left before."""
+        kinds = np.array([0] * 100 + [1] * 50)
+        confidence = np.array([[0.9, 0.3, 0.5], [0.1, 0.3, 0.5]], np.float32)[kinds]
+        correct = np.array([[True, False, True], [False, True, True]])[kinds]
+        cost = np.tile(np.array([1, 2, 3]), (150, 1))
+        path = search.induction_path(confidence, correct, cost, np.array([0.1]))
+        assert search.leave_at(confidence, path)[0].tolist() == kinds.tolist()
+
     def test_an_exit_that_brings_nothing_is_not_paid_for(self) -> None:
         confidence = np.linspace(0.1, 0.9, 40, dtype=np.float32)[:, None].repeat(2, axis=1)
         path = search.induction_path(confidence, np.ones((40, 2), bool), np.array([[5, 9]] * 40), np.logspace(-3, 0, 8))
