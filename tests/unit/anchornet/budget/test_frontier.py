@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from anchornet.budget import frontier as frontier_module
 from anchornet.budget import search
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import (
@@ -184,6 +185,52 @@ def test_the_frontier_of_another_bundle_is_refused() -> None:
     frontier().check(HASHES)
     with pytest.raises(ValueError, match="does not belong to this bundle: hash of weights is w2"):
         frontier().check({**HASHES, "weights": "w2"})
+
+
+def test_a_part_that_only_one_of_them_knows_is_a_difference() -> None:
+    frontier().check(HASHES)
+    for others in ({**HASHES, "combination": "c1"}, {"weights": "w1"}):
+        with pytest.raises(ValueError, match="frontier does not belong to this bundle: hash of"):
+            frontier().check(others)
+
+
+def test_errors_shrink_with_the_number_of_images_and_are_the_larger_of_two_points() -> None:
+    made = frontier()
+    a, b = made.points[3:5]
+    assert a.accuracy is not None and b.accuracy is not None
+    middle = made.describe(3.5)
+    accuracy = (a.accuracy + b.accuracy) / 2
+    assert middle.accuracy == pytest.approx(accuracy)
+    assert middle.accuracy_se == pytest.approx(math.sqrt(accuracy * (1 - accuracy) / made.num_images))
+    relative = [point.spend_sd_macs / point.expected_macs / math.sqrt(made.num_images) for point in (a, b)]
+    assert relative[0] < relative[1]  # else this test would not see which of them is taken
+    assert middle.spend_error == pytest.approx(relative[1])
+    assert made.spend_error >= relative[1]
+
+
+def test_a_dearer_policy_that_cannot_be_told_from_the_best_is_kept_and_promises_no_more() -> None:
+    cost, accuracy = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, 0.8, 0.801, 0.8005])
+    path = np.zeros((4, 2), np.float32)
+    for num_images, kept in ((100, 4), (10_000_000, 3)):
+        thresholds, promised = frontier_module._useful(num_images, path, cost, accuracy)
+        assert len(thresholds) == len(promised) == kept
+        assert promised.max() == pytest.approx(promised[-1])
+        np.testing.assert_allclose(promised[:2], accuracy[:2], atol=1e-6)
+
+
+@pytest.mark.parametrize("switch", [-np.inf, np.inf, 1.6e9])
+def test_each_family_is_used_where_it_is_followed(switch: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "switch_spend", lambda cheap, dear, margin: switch)
+    judged = table(600)
+    prices = search.price_grid(judged.cost_macs)
+    by_price = search.induction_path(judged.confidence, judged.correct, judged.cost_macs, prices)
+    by_ratio = search.GeometricFamily(judged.confidence, judged.cost_macs).path()
+    families = [{tuple(thresholds) for thresholds in path.tolist()} for path in (by_price, by_ratio)]
+    cheapest, *points = fit_frontier(judged).points
+    assert set(cheapest.policy.thresholds) == {-math.inf}
+    assert len(points) > 3
+    for point in points:
+        assert point.policy.thresholds in families[point.expected_macs > switch]
 
 
 def test_points_out_of_order_are_refused() -> None:
