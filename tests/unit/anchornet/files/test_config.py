@@ -65,6 +65,11 @@ def test_what_is_no_text_in_a_file_is_not_made_one(tmp_path: Path, written: str)
         load_config(Outer, write(tmp_path, f"name: {written}\n"))
 
 
+@pytest.mark.parametrize("text", ["", "# nothing but a remark\n", "inner:\n"])
+def test_a_file_that_says_nothing_leaves_the_defaults(tmp_path: Path, text: str) -> None:
+    assert load_config(Outer, write(tmp_path, text), ["name=a"]) == Outer(name="a")
+
+
 def test_a_quoted_override_is_read_as_yaml() -> None:
     assert load_config(Outer, None, ["name='a b'"]).name == "a b"
     assert load_config(Outer, None, ["name=x", "inner={rate: 2, steps: [3]}", "inner.kind=cosine"]).inner == Inner(
@@ -89,6 +94,9 @@ def test_a_plain_dict_and_back() -> None:
         (["name=a", "inner.kind=cosin"], "must be one of .* did you mean 'cosine'"),
         (["name=a", "inner.steps=3"], "inner.steps must be a list, got 3"),
         (["name=a", "inner.rate=fast"], "inner.rate must be float, got 'fast'"),
+        (["name=a", "inner.rate=true"], "inner.rate must be float, got True"),
+        (["name=a", "workers=null"], "workers must be int, got None"),
+        (["name=a", "workers=many"], "workers must be int, got 'many'"),
         (["name=a", "inner.rate=-1"], "rate must be > 0, got -1"),
         (["name=a", "inner=3"], "inner must be a section, got 3"),
         (["name"], "must look like section.key=value"),

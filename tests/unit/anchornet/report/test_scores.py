@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier, FrontierPoint, Policy, fit_frontier
+from anchornet.budget.policy import hash_fraction
 from anchornet.report import scores
 from anchornet.units import GIGA
 from benchmarks.tables import synthetic_table
@@ -40,7 +41,7 @@ def a_frontier(*points: FrontierPoint) -> Frontier:
     return Frontier(("glance", "patch"), points, num_images=4, labelled=points[0].accuracy is not None)
 
 
-TWO = a_frontier(a_point(-INF, 1.25, 1.0, 0.5), a_point(0.7, 2.5, 0.5, 0.75))
+TWO = a_frontier(a_point(-INF, 1.25, 1.0, 0.45), a_point(0.7, 2.5, 0.5, 0.8))
 
 
 def test_each_exit_is_scored_as_if_every_image_left_there() -> None:
@@ -57,12 +58,22 @@ def test_a_budget_is_scored_by_its_policy_beside_what_was_promised() -> None:
     # from 0.7 on: images 0 (right) and 3 (wrong) leave at once, 1 and 2 (right, both) go on
     assert (dear["accuracy"], dear["gflops"]) == (0.75, (1 + 3 + 6 + 1) / 4)
     assert dear["exits"] == {"glance": 2, "patch": 2}
-    assert (cheap["expected_accuracy"], dear["expected_accuracy"]) == (0.5, 0.75)
+    assert (cheap["expected_accuracy"], dear["expected_accuracy"]) == (0.45, 0.8)
+
+
+def test_between_two_policies_each_image_follows_its_own() -> None:
+    table, middle = by_hand(), TWO.at(1.875)
+    follows_dear = hash_fraction(table.image_id) < middle.high_fraction
+    assert 0 < follows_dear[1:3].sum() < 2  # of those who would go on, one does
+    [row] = scores.frontier_rows(TWO, table, [1.875])
+    gone_on = follows_dear & (table.confidence[:, 0] < 0.7)
+    assert row["exits"] == {"glance": 4 - gone_on.sum(), "patch": gone_on.sum()}
+    assert row["gflops"] == np.where(gone_on, table.cost_macs[:, 1], table.cost_macs[:, 0]).mean() / GIGA
 
 
 def test_a_promise_names_where_images_will_leave() -> None:
     [row] = scores.promise_rows(TWO, [(1.25 + 2.5) / 2])
-    assert row["accuracy"] == pytest.approx(0.625)
+    assert row["accuracy"] == pytest.approx((0.45 + 0.8) / 2)
     assert row["accuracy_standard_error"] == pytest.approx((0.625 * 0.375 / 4) ** 0.5)
     assert row["exits"] == {"glance": pytest.approx(0.75), "patch": pytest.approx(0.25)}
     assert row["leaving"] == "glance 75 %, patch 25 %"
