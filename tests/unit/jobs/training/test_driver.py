@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchornet.data.listing import DatasetSettings
+from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import load_model
 from anchornet.models.training_settings import ClassifierRecipe
 from jobs.settings.common import RunSettings
@@ -26,6 +27,7 @@ from jobs.training import driver
 from jobs.training.local_checkpoints import LocalCheckpoints
 from jobs.training.loop import STATE_FILE
 from jobs.training.plan import TrainPlan, identity
+from tests.small_images import encode, write_folders, write_parquet
 from tests.small_networks import quick
 
 CLASSES = ("x", "y")
@@ -92,6 +94,57 @@ def test_a_start_that_is_not_there_is_refused_before_anything_is_listed(tmp_path
         ValueError, match=rf"init\.{name} .*gone does not exist; give a file that does, or leave it out"
     ):
         driver._open_data(plan)
+
+
+class TestData:
+    """What a run learns from, with data sets that only say what they were made of."""
+
+    @pytest.fixture
+    def made(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+        made: list[tuple[Any, ...]] = []
+        monkeypatch.setattr(driver.dataset, "start_notes", lambda: "notes")
+        monkeypatch.setattr(driver.dataset, "training_images", lambda *given: made.append(given) or "training")
+        monkeypatch.setattr(driver.dataset, "validation_images", lambda *given: made.append(given) or "validation")
+        return made
+
+    def test_class_folders_come_shuffled_and_parquet_is_shuffled_in_a_buffer(
+        self, tmp_path: Path, made: list[tuple[Any, ...]]
+    ) -> None:
+        write_folders(str(tmp_path / "data"), 6)
+        folders, _, _ = driver._open_data(replace(a_plan(tmp_path), classes=()))
+        assert (folders.classes, folders.num_images, folders.shuffle_buffer) == (("left", "right"), 6, 0)
+        path = write_parquet(str(tmp_path / "data.parquet"), 8)
+        in_groups, _, _ = driver._open_data(
+            replace(a_plan(tmp_path, data=DatasetSettings(path=path), shuffle_buffer=77), classes=())
+        )
+        assert (in_groups.num_images, in_groups.shuffle_buffer) == (8, 77)
+
+    def test_validation_images_have_the_classes_of_the_training_and_the_size_of_the_cascade(
+        self, tmp_path: Path, made: list[tuple[Any, ...]]
+    ) -> None:
+        write_folders(str(tmp_path / "data"), 6)
+        (tmp_path / "held_out" / "right").mkdir(parents=True)
+        (tmp_path / "held_out" / "right" / "1.png").write_bytes(encode(1))
+        held_out = DatasetSettings(path=str(tmp_path / "held_out"))
+        plan, datasets, notes = driver._open_data(
+            replace(a_plan(tmp_path, validation=held_out, image_size=96), classes=())
+        )
+        assert (datasets, notes) == ({"train": "training", "validation": "validation"}, "notes")
+        assert plan.num_images == 7
+        _, (found, preprocessing, told) = made
+        assert (found.classes, found.blocks[0]["label"].to_pylist()) == (("left", "right"), [1])
+        assert (preprocessing, told) == (Preprocessing.of_size(96), "notes")
+
+    def test_a_resumed_run_draws_other_crops_than_those_it_has_seen(
+        self, tmp_path: Path, made: list[tuple[Any, ...]]
+    ) -> None:
+        write_folders(str(tmp_path / "data"), 6)
+        plan = replace(a_plan(tmp_path), classes=())
+        driver._open_data(plan)
+        (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1}\n')
+        driver._open_data(plan)
+        seeds = [seed for _, _, seed, _ in made]
+        assert seeds == [driver._epoch_seed(0, 0), driver._epoch_seed(0, 2)]
 
 
 @given(st.integers(0, 2**40), st.integers(0, 1000), st.integers(0, 1000))
