@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,26 +20,32 @@ from benchmarks.tables import make_table, synthetic_table
 INF = np.inf
 
 
-@st.composite
-def tables(draw: st.DrawFn, most_images: int = 60, most_exits: int = 4) -> ExitTable:
+def any_table(seed: int) -> ExitTable:
     """Any small table: ties among the confidences, exits that cost nothing more, costs that differ from image to image."""
-    num_images, num_exits = draw(st.integers(10, most_images)), draw(st.integers(1, most_exits))
-    random = np.random.default_rng(draw(st.integers(0, 10**6)))
-    steps = random.integers(0 if draw(st.booleans()) else 1, 5, (num_images, num_exits)) * GIGA
+    random = np.random.default_rng(seed)
+    num_images, num_exits = int(random.integers(10, 61)), int(random.integers(1, 5))
+    tied, alike, free, labelled = random.random(4) < 0.5
+    steps = random.integers(0 if free else 1, 5, (num_images, num_exits)) * GIGA
     steps[:, 0] += GIGA
     confidence = random.random((num_images, num_exits))
-    if draw(st.booleans()):
-        confidence = np.round(confidence, 1)
-    if draw(st.booleans()):
-        steps[:] = steps[0]
     return ExitTable(
         exits=tuple(f"exit{k}" for k in range(num_exits)),
         image_id=random.permutation(num_images),
-        confidence=confidence.astype(np.float32),
+        confidence=(np.round(confidence, 1) if tied else confidence).astype(np.float32),
         prediction=random.integers(0, 3, (num_images, num_exits)).astype(np.int32),
-        cost_macs=np.cumsum(steps, axis=1),
-        label=random.integers(0, 3, num_images).astype(np.int32) if draw(st.booleans()) else None,
+        cost_macs=np.cumsum(np.tile(steps[0], (num_images, 1)) if alike else steps, axis=1),
+        label=random.integers(0, 3, num_images).astype(np.int32) if labelled else None,
     )
+
+
+@cache
+def fitted(seed: int) -> tuple[ExitTable, Frontier]:
+    """A table and its frontier; cached, since fitting is what takes the time."""
+    return any_table(seed), fit_frontier(any_table(seed), {"weights": "w"})
+
+
+TABLES = st.integers(0, 10**6).map(any_table)
+FITTED = st.integers(0, 11).map(fitted)
 
 
 def spend(table: ExitTable, policy: Policy) -> np.ndarray:
@@ -48,10 +56,10 @@ def spend(table: ExitTable, policy: Policy) -> np.ndarray:
 class TestFrontier:
     """What any consumer of a frontier relies on, whatever it was fitted on."""
 
-    @settings(max_examples=15)
-    @given(tables())
-    def test_points_rise_from_the_first_exit_and_say_what_they_cost(self, table: ExitTable) -> None:
-        frontier = fit_frontier(table)
+    @settings(max_examples=20)
+    @given(FITTED)
+    def test_points_rise_from_the_first_exit_and_say_what_they_cost(self, made: tuple[ExitTable, Frontier]) -> None:
+        table, frontier = made
         assert (np.diff(frontier.costs_macs) > 0).all()
         assert frontier.points[0].exit_fractions[0] == 1.0
         for point in frontier.points:
@@ -61,10 +69,12 @@ class TestFrontier:
             assert sum(point.exit_fractions) == pytest.approx(1)
             assert sum(point.exit_spend_macs) == pytest.approx(point.expected_macs, rel=1e-9)
 
-    @settings(max_examples=15)
-    @given(tables())
-    def test_more_money_never_buys_less_and_each_further_sum_buys_no_more(self, table: ExitTable) -> None:
-        frontier = fit_frontier(table)
+    @settings(max_examples=20)
+    @given(FITTED)
+    def test_more_money_never_buys_less_and_each_further_sum_buys_no_more(
+        self, made: tuple[ExitTable, Frontier]
+    ) -> None:
+        table, frontier = made
         if table.label is None:
             assert all(point.accuracy is None for point in frontier.points)
             return
@@ -73,10 +83,10 @@ class TestFrontier:
         slopes = np.diff(accuracy) / np.diff(frontier.costs_macs / GIGA)
         assert (np.diff(slopes) <= 1e-6).all()
 
-    @settings(max_examples=15)
-    @given(tables(), st.floats(0, 1))
-    def test_a_budget_is_met_exactly_in_expectation(self, table: ExitTable, part: float) -> None:
-        frontier = fit_frontier(table)
+    @settings(max_examples=20)
+    @given(FITTED, st.floats(0, 1))
+    def test_a_budget_is_met_exactly_in_expectation(self, made: tuple[ExitTable, Frontier], part: float) -> None:
+        table, frontier = made
         asked = frontier.minimum_gflops + part * (frontier.maximum_gflops - frontier.minimum_gflops)
         policy = frontier.at(asked)
         assert policy.expected_gflops == pytest.approx(asked, rel=1e-9)
@@ -85,15 +95,15 @@ class TestFrontier:
         assert mixed == pytest.approx(asked * GIGA, rel=1e-9)
         assert sum(policy.exit_fractions) == pytest.approx(1)
 
-    @settings(max_examples=15)
-    @given(tables())
-    def test_json_gives_the_same_frontier(self, table: ExitTable) -> None:
-        frontier = fit_frontier(table, {"weights": "w"})
+    @settings(max_examples=20)
+    @given(FITTED)
+    def test_json_gives_the_same_frontier(self, made: tuple[ExitTable, Frontier]) -> None:
+        _, frontier = made
         assert Frontier.from_json(frontier.to_json()) == frontier
 
 
 class TestLeaving:
-    @given(tables(), st.integers(0, 10**6))
+    @given(TABLES, st.integers(0, 10**6))
     def test_many_policies_at_once_are_each_alone(self, table: ExitTable, seed: int) -> None:
         random = np.random.default_rng(seed)
         path = np.round(random.random((4, table.num_exits)), 1).astype(np.float32)
@@ -125,7 +135,7 @@ class TestPrices:
             assert np.isfinite(search.price_grid(cost)).all()
 
     @settings(max_examples=20)
-    @given(tables())
+    @given(TABLES)
     def test_a_higher_price_never_costs_more_on_the_whole(self, table: ExitTable) -> None:
         correct = table.prediction == 0
         prices = search.price_grid(table.cost_macs)
@@ -195,7 +205,7 @@ class TestGeometric:
         assert left.tolist() == [1, 0, 1, 0]
 
     @settings(max_examples=40)
-    @given(tables(), st.floats(0, 1))
+    @given(TABLES, st.floats(0, 1))
     def test_a_target_is_never_exceeded(self, table: ExitTable, part: float) -> None:
         family = GeometricFamily(table.confidence, table.cost_macs)
         low, high = table.cost_macs[:, 0].mean(), table.cost_macs[:, -1].mean()

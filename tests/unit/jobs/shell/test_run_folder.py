@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.shell.run_folder import RunFolder, model_in
@@ -72,6 +72,7 @@ class TestIdentity:
         with pytest.raises(ValueError, match=r"was started with classes \['a', 'b'\], got \['b', 'a'\]"):
             folder.check_same({"classes": ["b", "a"], "seed": 1}, forgiven=("classes",))
 
+    @settings(max_examples=40)
     @given(mine=st.dictionaries(st.text(max_size=3), PLAIN, max_size=4))
     def test_what_was_remembered_is_the_same_whatever_it_is(
         self, tmp_path_factory: pytest.TempPathFactory, mine: dict[str, object]
