@@ -177,6 +177,7 @@ def test_long_lists_of_keys_are_cut(tmp_path: Path) -> None:
     [
         ([torch.zeros(1)], "holds a list, not a state dict"),
         ({"weight": 3}, r"holds no state dict \(no tensors: weight\)"),
+        ({"weight": torch.zeros(1), "epoch": 3}, r"holds no state dict \(no tensors: epoch\)"),
         ({}, "holds no state dict"),
         ({"weight": Path("here")}, "no weights file of torch or holds more than tensors"),
     ],
