@@ -119,14 +119,21 @@ def test_output_rows_say_what_became_of_each_image(data: st.DataObject) -> None:
             "error": pa.array(["empty file" if each else None for each in lost], pa.string()),
         }
     )
-    confidence = np.where(reached, 0.5, np.nan)
+    calibrated = data.draw(st.booleans())
+    confidence = np.where(reached, 0.5, np.nan) if calibrated else None
     rows = records.finish(records.with_standing(table, standing), ("ant", "bee"), ("glance", "patch"), confidence)
     assert rows.schema == records.LABEL_SCHEMA
     reasons = {"overflow": records.NOT_FINITE, "no budget": records.BUDGET_EXHAUSTED, "unreadable": "empty file"}
     states = {"labelled": "ok", "overflow": "failed", "no budget": "failed", "unreadable": "unreadable"}
     for kind, count, row in zip(kinds, chosen, rows.to_pylist(), strict=True):
         assert (row["status"], row["error"]) == (states[kind], reasons.get(kind))
-        whole = {"label": "bee", "label_id": 1, "confidence": 0.5, "score": 0.75, "exit": "patch"}
+        whole = {
+            "label": "bee",
+            "label_id": 1,
+            "confidence": 0.5 if calibrated else None,
+            "score": 0.75,
+            "exit": "patch",
+        }
         assert {name: row[name] for name in whole} == (whole if kind == "labelled" else dict.fromkeys(whole))
         assert row["gflops"] == (1.5 if kind in {"labelled", "overflow"} else 0.0)  # what was computed was paid for
         assert row["boxes"] == ([{"top": 5, "left": 5, "size": 5}] * count or None)

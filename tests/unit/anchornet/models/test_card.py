@@ -56,6 +56,13 @@ def test_a_model_lies_on_s3_as_well(s3_bucket: str) -> None:
     assert weights_hash(network) == weights_hash(source)
 
 
+def test_hash_tells_the_same_tensors_under_other_names_apart() -> None:
+    layer = nn.Linear(2, 2)
+    first, second = nn.Module(), nn.Module()
+    first.glance, second.patch = layer, layer
+    assert weights_hash(first) != weights_hash(second)
+
+
 def test_hash_sees_every_value_and_name() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     before = weights_hash(network)

@@ -137,6 +137,13 @@ def test_head_is_kept_fresh_where_class_counts_differ(tmp_path: Path) -> None:
     assert torch.equal(target.classifier.weight, fresh)
 
 
+def test_a_head_that_differs_in_more_than_its_classes_is_refused(tmp_path: Path) -> None:
+    target = small_densenet(5)
+    state = {**small_densenet(7).state_dict(), "classifier.weight": torch.zeros(7, 3)}
+    with pytest.raises(ValueError, match=r"wrong shape: classifier\.weight \(7, 3\) instead of"):
+        load_torchvision_weights(target, saved(state, tmp_path))
+
+
 def test_a_convolution_as_head_is_found(tmp_path: Path) -> None:
     source, target = build_classifier("squeezenet1_1", 10), build_classifier("squeezenet1_1", 3)
     load_torchvision_weights(target, saved(source.state_dict(), tmp_path))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from anchornet.cascade import rows as records
@@ -99,6 +99,24 @@ def test_no_stage_computes_more_than_it_may(shape: str, limits: list[float], par
     assert sum(spent) == (rows["gflops"].to_numpy() * GIGA).round().sum()
     labelled = rows["label"].is_valid().to_pylist()
     assert labelled == [status == "ok" for status in rows["status"].to_pylist()]
+
+
+@settings(max_examples=25)
+@given(part=st.floats(0.6, 1), seed=st.integers(0, 20))
+def test_rows_that_were_computed_in_pieces_carry_their_own_state(part: float, seed: int) -> None:
+    """A stage of several exits that is short of money goes on in pieces by certainty, which interleave in the batch."""
+    cascade, pixels, never = cascade_of("all of it"), images(seed=seed), thresholds([1.01] * 3)
+    table = label_stage(cascade, 0, fresh(pixels), never, None).table
+    wanted = label_stage(cascade, 1, table, never, None).spent_macs
+    table = label_stage(cascade, 1, table, never, int(part * wanted)).table
+    wants = records.wanting_rows(table)
+    carried = records.read_carried(table, cascade.stages[2].takes)
+    assume(len(wants))
+    state = cascade.start(pixels[wants])
+    for exit_index in range(3):
+        _, state = cascade.advance(state, exit_index)
+    np.testing.assert_array_equal(carried["cells"], state.cells.numpy())
+    np.testing.assert_allclose(carried["logits"], state.logits.numpy(), atol=1e-5)
 
 
 def test_features_travel_without_pixels() -> None:
