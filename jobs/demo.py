@@ -1,4 +1,4 @@
-"""The whole flow on generated images: train, calibrate, label 1,000 images at three budgets, evaluate.
+"""The whole flow on generated images: train, calibrate, label 600 images at three budgets, evaluate.
 
     python -m jobs.demo            (or: make demo)
 
@@ -60,7 +60,7 @@ class Split(NamedTuple):
 SPLITS = (
     Split("train", 1200, 1),
     Split("calibration", 400, 2),
-    Split("images", 1000, 3),
+    Split("images", 600, 3),
 )
 TRAINING = ("anchornet", "patch", "glance", "full")
 """The train jobs, by the names of their configurations."""
