@@ -24,7 +24,7 @@ demo: $(STAMP)  ## generate images, train, calibrate, label at three budgets, pr
 test: $(STAMP)  ## every tier of the tests that this machine can run
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
-test-unit: $(STAMP)  ## the tests that need neither Ray nor a server, under a minute
+test-unit: $(STAMP)  ## the tests that need neither Ray nor a server, under two minutes
 	$(RUN) -m pytest tests/unit -m "not ray and not s3" $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.installed  ## every tier with the lowest versions that pyproject.toml names (another 6 GB)
