@@ -78,6 +78,7 @@ def run_training(plan: TrainPlan) -> int:
         with training_lines(folder.metrics, notes):
             result = _fit(trainer)
         reasons = ray.get(notes.reasons.remote())
+        ray.kill(notes)  # handles inside the data sets would keep it for as long as this process
         _check_readable(plan, reasons)
         _save_best(plan, result, reasons)
     return 0
