@@ -5,6 +5,8 @@
         --set weights.patch=densenet201_patch_95_best.pth.tar \\
         --set architectures.glance=densenet201 --set architectures.patch=densenet201
 
+Ordinary classifiers as a cascade (docs/bring-your-own.md): ``--config jobs/configs/models/import_weights.yaml``.
+
 Calibrate the bundle next (``jobs.calibrate`` without ``models``).
 """
 
@@ -27,9 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(config: ImportConfig) -> int:
     """Read, fit, write."""
-    check_roles(config.weights, config.system)
+    files = {**config.system.weight_files, **config.weights}
+    check_roles(files, config.system)
     classes = read_classes(config.classes)
-    parts = system_of(config.system).import_weights(config.system, config.weights, config.architectures, classes)
+    parts = system_of(config.system).import_weights(config.system, files, config.architectures, classes)
     save_bundle(config.bundle, parts, config.system)
     sys.stdout.write(f"wrote {config.bundle}; next: python -m jobs.calibrate --set bundle={config.bundle} ...\n")
     return 0

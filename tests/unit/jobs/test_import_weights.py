@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from anchornet.systems.own import OwnSettings
 from anchornet.systems.system import Trained
 from jobs import import_weights
 from jobs.settings.import_weights import ImportConfig
-from tests import own_systems
+from tests import own_systems, small_classifiers
 from tests.own_systems import OwnSystem, tiny_net
 
 
@@ -80,3 +81,24 @@ def test_files_of_other_networks_are_refused_before_any_is_read(
         import_weights.execute(config(tmp_path, head="w.pth"))
     assert Importing.told is None
     assert not (tmp_path / "bundle").exists()
+
+
+def test_ordinary_classifiers_name_their_files_in_the_members(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncow\n")
+    files = small_classifiers.write_weights(tmp_path)
+    system = small_classifiers.settings(members=small_classifiers.members(files))
+    told = ImportConfig(bundle=str(tmp_path / "bundle"), classes=str(tmp_path / "classes.txt"), system=system)
+    assert import_weights.execute(told) == 0
+    loaded = load_bundle(str(tmp_path / "bundle"))
+    assert list(loaded.networks) == ["small", "large"]
+    elsewhere = replace(told, system=small_classifiers.settings(), weights=files)
+    assert import_weights.execute(elsewhere) == 0
+    assert load_bundle(str(tmp_path / "bundle")).weights_hash == loaded.weights_hash
+
+
+def test_a_member_without_a_file_is_named_before_any_is_read(tmp_path: Path) -> None:
+    only = {"small": str(tmp_path / "nowhere.pth")}
+    system = small_classifiers.settings(members=small_classifiers.members(only))
+    told = ImportConfig(bundle="b", classes=str(tmp_path / "nowhere.txt"), system=system)
+    with pytest.raises(ValueError, match="system models has the networks small, large, got small; give one for each"):
+        import_weights.execute(told)
