@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -19,8 +18,6 @@ from anchornet.systems.models.cascade import ModelsCascade, member_macs, views_o
 from anchornet.systems.models.settings import Member, ModelsSettings, PreprocessingSettings
 from anchornet.systems.system import Networks, Reference, Trained
 from anchornet.units import GIGA, gflops_text
-
-log = logging.getLogger(__name__)
 
 
 class ModelsSystem:
@@ -127,7 +124,6 @@ def _card(member: Member, module: nn.Module, path: str, classes: Sequence[str]) 
     except ValueError as error:
         raise ValueError(f"member {member.role}: {error}") from error
     source = known.source if known else "the settings"
-    log.info("%s: %s, from %s and system.members", member.role, preprocessing, source)
     return ModelCard(
         role=member.role,
         architecture=member.architecture,
