@@ -89,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.insert(0, str(packages))
     sample(photographs, "validation", arguments.calibrate, folder / "calibrate")
     sample(photographs, "test", arguments.label, folder / "images")
-    for name, roles in ("cascade", ("lite0", "lite2")), ("alone", ("lite2",)):
-        if not (folder / name / "frontier.json").exists():
-            import_bundle(folder, name, roles, packages)
-            calibrate(folder / name, folder / "calibrate")
+    if not (folder / "alone" / "frontier.json").exists():
+        import_bundle(folder, "cascade", ("lite0", "lite2"), packages)
+        import_bundle(folder, "alone", ("lite2",), packages)
+        calibrate(folder)
     rows = list(measure(folder, arguments.budgets, packages))
     write_json(str(folder / "results.json"), rows)
     print("\n".join([line(COLUMNS), line(["---"] * len(COLUMNS)), *(line(cells(row)) for row in rows)]))
@@ -137,18 +137,26 @@ def import_bundle(folder: Path, name: str, roles: Sequence[str], packages: Path)
     job(["jobs.import_weights", "--config", str(folder / f"{name}.yaml")], packages)
 
 
-def calibrate(bundle: Path, images: Path) -> None:
-    """Exit table and frontier, with the last exit's answer as the truth."""
-    loaded = load_bundle(str(bundle))
-    cascade, paths = loaded.cascade(), sorted(images.iterdir())
+def calibrate(folder: Path) -> None:
+    """Exit tables and frontiers of both bundles from one pass over the photographs; Lite2's answer is the truth."""
+    loaded = load_bundle(str(folder / "cascade"))
+    cascade, paths = loaded.cascade(), sorted((folder / "calibrate").iterdir())
     parts = []
     for start in range(0, len(paths), BATCH):
-        chunk = paths[start : start + BATCH]
-        parts.append(run_all_exits(cascade, np.stack([loaded.preprocessing(decode(p.read_bytes())) for p in chunk])))
+        pixels = [loaded.preprocessing(decode(path.read_bytes())) for path in paths[start : start + BATCH]]
+        parts.append(run_all_exits(cascade, np.stack(pixels)))
     confidence, prediction, cost = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     names = tuple(exit.name for exit in cascade.exits)
     table = ExitTable(names, np.arange(len(paths)), confidence, prediction, cost, prediction[:, -1])
-    write_calibration(str(bundle), table, fit_frontier(table))
+    for bundle, calibrated in ("cascade", table), ("alone", last_alone(table)):
+        write_calibration(str(folder / bundle), calibrated, fit_frontier(calibrated))
+
+
+def last_alone(table: ExitTable) -> ExitTable:
+    """The table of the last network by itself, where each exit is a network of its own and the last one decides."""
+    cost = np.diff(table.cost_macs, axis=1, prepend=0)[:, -1:]
+    columns = table.confidence[:, -1:], table.prediction[:, -1:], cost
+    return ExitTable(table.exits[-1:], table.image_id, *columns, table.label)
 
 
 def measure(folder: Path, budgets: Sequence[float], packages: Path) -> Iterator[dict[str, Any]]:

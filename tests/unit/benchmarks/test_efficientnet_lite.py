@@ -7,7 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from anchornet.budget.frontier import fit_frontier
 from benchmarks import efficientnet_lite
+from benchmarks.tables import synthetic_table
 
 
 def table(**labels: str | None) -> pa.Table:
@@ -59,3 +61,12 @@ def test_a_row_says_what_was_asked_spent_and_agreed_on() -> None:
     assert efficientnet_lite.cells(row) == ["both", "0.500", "0.450", "75.0 %", "70.0 %", "75.0 %", "12.3"]
     alone = efficientnet_lite.row("alone", {**report, "exits_realised": {"lite2": 4}}, truth, truth)
     assert efficientnet_lite.cells(alone)[3:6] == ["100.0 %", "70.0 %", ""]
+
+
+def test_the_last_network_alone_costs_only_what_it_costs() -> None:
+    both = synthetic_table(50, 0)
+    alone = efficientnet_lite.last_alone(both)
+    assert alone.exits == both.exits[-1:]
+    assert (alone.cost_macs[:, 0] == both.cost_macs[:, -1] - both.cost_macs[:, -2]).all()
+    assert (alone.prediction[:, 0] == both.prediction[:, -1]).all()
+    assert len(fit_frontier(alone).points) == 1
