@@ -24,14 +24,14 @@ from anchornet.budget.frontier import Frontier
 from anchornet.cascade.protocol import Cascade, Placement
 from anchornet.files import config, storage
 from anchornet.files.documents import digest, plain, read_yaml, write_yaml
-from anchornet.images.preprocess import Preprocessing
+from anchornet.images.preprocess import Shaping
 from anchornet.models.card import ModelCard, card_from_dict, card_to_dict, load_model, versions
 from anchornet.models.classifiers import build_classifier
 from anchornet.models.weights import load_weights, save_weights, weights_hash
 from anchornet.systems.registry import SystemSettings, system_of
 from anchornet.systems.system import Reference, Trained
 
-FORMAT = 2
+FORMAT = 3
 BUNDLE_FILE = "bundle.yaml"
 TABLE_FILE = "exit_table.parquet"
 FRONTIER_FILE = "frontier.json"
@@ -49,7 +49,7 @@ class Bundle:
     """What each network is, how it was trained and what it reached."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the logits."""
-    preprocessing: Preprocessing
+    preprocessing: Shaping
     """From a picture to what the cascade's first stage takes."""
     hashes: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each network's tensors by role, as recorded; empty for a bundle that was never saved."""
@@ -111,15 +111,17 @@ def save_bundle(folder_uri: str, parts: Mapping[str, Trained], settings: SystemS
     """
     check_roles(parts, settings)
     roles = system_of(settings).roles(settings)
-    _check_cards({role: parts[role].card for role in roles})
-    classes = parts[roles[0]].card.classes
+    cards = {role: parts[role].card for role in roles}
+    _check_cards(cards)
+    settings = system_of(settings).complete(settings, cards)
+    classes = cards[roles[0]].classes
     system_of(settings).check(settings, {role: part.module for role, part in parts.items()}, len(classes))
     for stale in (FRONTIER_FILE, TABLE_FILE, BUNDLE_FILE):
         _remove(storage.join(folder_uri, stale))
     networks = {}
     for role in roles:
         weights = save_weights(_weights_uri(folder_uri, role), parts[role].module)
-        networks[role] = {**card_to_dict(parts[role].card), "weights_hash": weights}
+        networks[role] = {**card_to_dict(cards[role]), "weights_hash": weights}
         del networks[role]["classes"]
     content = {
         "format": FORMAT,
@@ -146,27 +148,36 @@ def load_bundle(folder_uri: str) -> Bundle:
     settings = config.read_value(SystemSettings, content["system"], uri, "system")
     check_roles(content["networks"], settings)
     cards, hashes = _read_cards(content, uri)
-    bundle = Bundle(
-        system=settings,
-        networks={role: _load_network(folder_uri, role, cards[role], hashes[role]) for role in cards},
-        cards=cards,
-        classes=tuple(content["classes"]),
-        preprocessing=config.from_dict(Preprocessing, content["preprocessing"], uri),
-        hashes=hashes,
+    return _with_calibration(
+        folder_uri,
+        Bundle(
+            system=settings,
+            networks={role: _load_network(folder_uri, role, cards[role], hashes[role]) for role in cards},
+            cards=cards,
+            classes=tuple(content["classes"]),
+            preprocessing=_read_preprocessing(content["preprocessing"], settings, uri),
+            hashes=hashes,
+        ),
     )
-    _check_preprocessing(bundle, uri)
-    return _with_calibration(folder_uri, bundle)
 
 
-def write_calibration(folder_uri: str, table: ExitTable, frontier: Frontier) -> None:
+def write_calibration(
+    folder_uri: str, table: ExitTable, frontier: Frontier, settings: SystemSettings | None = None
+) -> None:
     """Puts the exit table and the frontier fitted on it into the bundle, marked with the hashes of what they belong to.
 
+    settings: those of the system from now on, where calibration chose some; None keeps the bundle's.
     Raises ValueError if their exits or classes are not the bundle's.
     """
     bundle = load_bundle(folder_uri)
+    if settings is not None:
+        bundle = replace(bundle, system=settings)
     _check_table(bundle, table, frontier)
     replace(bundle, frontier=frontier).cascade()  # refuses other exits than the cascade's
     _remove(storage.join(folder_uri, FRONTIER_FILE))  # a table without a frontier is simply not calibrated
+    if settings is not None:
+        uri = storage.join(folder_uri, BUNDLE_FILE)
+        write_yaml(uri, {**_read_content(uri), "system": plain(asdict(settings))})
     table.to_parquet(storage.join(folder_uri, TABLE_FILE))
     marked = replace(frontier, hashes=_calibration_hashes(folder_uri, bundle))
     storage.write_bytes(storage.join(folder_uri, FRONTIER_FILE), marked.to_json().encode())
@@ -223,13 +234,14 @@ def _class_difference(role: str, found: tuple[str, ...], first: str, wanted: tup
     return f"class {index} is {found[index]!r} in {role}, {wanted[index]!r} in {first}; train all on the same classes"
 
 
-def _check_preprocessing(bundle: Bundle, uri: str) -> None:
-    """Refuses a bundle whose pixels this version would make differently."""
-    wanted = system_of(bundle.system).preprocessing(bundle.system)
-    if bundle.preprocessing != wanted:
+def _read_preprocessing(recorded: Any, settings: SystemSettings, uri: str) -> Shaping:
+    """The preprocessing of the system; refuses a bundle whose pixels this version would make differently."""
+    wanted = system_of(settings).preprocessing(settings)
+    if recorded != plain(asdict(wanted)):
         raise ValueError(
-            f"{uri} was made for {bundle.preprocessing}, this version gives {wanted}; use the version that made it"
+            f"{uri} was made for {recorded}, this version gives {plain(asdict(wanted))}; use the version that made it"
         )
+    return wanted
 
 
 def _read_content(uri: str) -> dict[str, Any]:

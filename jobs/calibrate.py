@@ -3,6 +3,8 @@
     python -m jobs.calibrate --config jobs/configs/calibrate.yaml
 
 With ``models`` given the bundle is put together from trained networks first; without, it must exist already (imported).
+Where the system leaves a choice to calibration (``system.combine: auto``), every candidate is computed, and the bundle keeps the
+one whose frontier is more accurate on images that it was not fitted on.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from anchornet.budget.alternatives import choose_frontier
 from anchornet.budget.confidence import calibration_errors
 from anchornet.budget.exit_table import ExitTable
-from anchornet.budget.frontier import Frontier, fit_frontier
+from anchornet.budget.frontier import Frontier
 from anchornet.bundle import assemble_bundle, check_roles, load_bundle, write_calibration
 from anchornet.data.sources import list_images
 from anchornet.files import storage
@@ -23,7 +26,7 @@ from anchornet.models.card import load_model
 from anchornet.report import scores
 from anchornet.report.pictures import frontier_picture
 from jobs.data.dataset import labelled_images
-from jobs.scoring.exits import CASCADE, ExitWork, check_pool, collect, exit_names
+from jobs.scoring.exits import ExitWork, check_pool, collect, exit_names
 from jobs.settings.scoring import CalibrateConfig
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
@@ -48,18 +51,19 @@ def execute(config: CalibrateConfig) -> int:
     if config.models:
         assemble_bundle(config.bundle, _model_folders(config), config.system)
     bundle = load_bundle(config.bundle)
-    work = ExitWork(bundle=storage.absolute(config.bundle), pool=config.pool, inference=config.inference)
+    work = ExitWork(storage.absolute(config.bundle), config.pool, config.inference, alternatives=True)
     names = exit_names(work)  # builds the cascade: what cannot be met is refused before anything is started
     with ray_session(config.cluster, config.run.folder):
         check_pool(config.pool, config.cluster, *cluster_resources())
         save_provenance(config)
-        table = collect(labelled_images(found, bundle.preprocessing), work, names)[CASCADE]
+        tables = collect(labelled_images(found, bundle.preprocessing), work, names)
+    choice = choose_frontier(tables)
+    frontier, table = choice.frontier, tables[choice.name]
     _warn_of_unreadable(found.num_images, len(table.image_id))
-    frontier = fit_frontier(table)
-    write_calibration(config.bundle, table, frontier)
+    write_calibration(config.bundle, table, frontier, bundle.system.alternatives.get(choice.name))
     folder = RunFolder(config.run.folder)
     storage.write_bytes(folder.picture, frontier_picture(frontier))
-    report = summarise(frontier, table)
+    report = {**summarise(frontier, table), "choice": choice.report()}
     write_json(folder.report, report)
     sys.stdout.write(render(report))
     return 0
@@ -102,7 +106,8 @@ def render(report: dict[str, Any]) -> str:
         "leaving": "leaving at",
     }
     head = f"{report['num_images']:,} images; spend of a fixed policy is known to {100 * report['spend_error_fraction']:.1f} %"
-    parts = [head, scores.markdown(report["budgets"], columns), *filter(None, [report["single_point"]])]
+    said = [report.get("choice"), report["single_point"]]
+    parts = [head, scores.markdown(report["budgets"], columns), *filter(None, said)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -5,6 +5,8 @@
         --set weights.patch=densenet201_patch_95_best.pth.tar \\
         --set architectures.glance=densenet201 --set architectures.patch=densenet201
 
+Ordinary classifiers as a cascade (docs/bring-your-own.md): ``--config jobs/configs/models/import_weights.yaml``.
+
 Calibrate the bundle next (``jobs.calibrate`` without ``models``).
 """
 
@@ -13,9 +15,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from anchornet.bundle import check_roles, save_bundle
+from anchornet.bundle import Bundle, check_roles, load_bundle, save_bundle
 from anchornet.files import storage
 from anchornet.systems.registry import system_of
+from anchornet.units import GIGA, gflops_text
 from jobs.settings.import_weights import ImportConfig
 from jobs.shell.job import run_job
 
@@ -27,12 +30,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def execute(config: ImportConfig) -> int:
     """Read, fit, write."""
-    check_roles(config.weights, config.system)
+    files = {**config.system.weight_files, **config.weights}
+    check_roles(files, config.system)
     classes = read_classes(config.classes)
-    parts = system_of(config.system).import_weights(config.system, config.weights, config.architectures, classes)
+    parts = system_of(config.system).import_weights(config.system, files, config.architectures, classes)
     save_bundle(config.bundle, parts, config.system)
+    sys.stdout.write(describe(load_bundle(config.bundle)))
     sys.stdout.write(f"wrote {config.bundle}; next: python -m jobs.calibrate --set bundle={config.bundle} ...\n")
     return 0
+
+
+def describe(bundle: Bundle) -> str:
+    """A line per exit with what it costs, and a line per network that says how it is fed."""
+    exits = [f"exit {exit.name}: at most {gflops_text(exit.macs / GIGA)} GFLOPs" for exit in bundle.cascade().exits]
+    fed = [(role, card.preprocessing, card.training) for role, card in bundle.cards.items()]
+    feeds = [
+        f"network {role}: short side to {each.resize}, central {each.crop} x {each.crop}, {each.interpolation}, "
+        f"mean {list(each.mean)}, std {list(each.std)}{'' if each.keep_aspect else ', squeezed to a square'} "
+        f"({training.get('preprocessing_from', 'its card')})"
+        for role, each, training in fed
+        if each is not None
+    ]
+    return "".join(f"{line}\n" for line in [*exits, *feeds])
 
 
 def read_classes(uri: str) -> tuple[str, ...]:

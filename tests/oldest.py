@@ -10,7 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-TESTED_WITH = ("pytest", "hypothesis", "moto")
+TESTED_WITH = ("timm", "pytest", "hypothesis", "moto")
 """Of the extra ``dev``, what the tests import."""
 _BOUND = re.compile(r"(?P<name>[A-Za-z0-9-]+)(?P<extras>\[[^]]*\])?>=(?P<version>[0-9.]+)")
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step
 from anchornet.cascade.rows import Layout, image_layout
 from anchornet.images.preprocess import Preprocessing
+from anchornet.models.card import ModelCard
 from anchornet.systems.own import OwnSettings
 from anchornet.systems.system import Networks, Reference, Trained
 
@@ -119,6 +120,9 @@ class OwnSystem:
 
     def roles(self, settings: OwnSettings) -> tuple[str, ...]:
         return ("net",)
+
+    def complete(self, settings: OwnSettings, cards: Mapping[str, ModelCard]) -> OwnSettings:
+        return settings
 
     def preprocessing(self, settings: OwnSettings) -> Preprocessing:
         return Preprocessing.of_size(SIZE)

@@ -85,7 +85,7 @@ class Cascade(Protocol[S]):
     """P: patches that the cascade chooses per image; 0 when it chooses none."""
 
     def start(self, images_NHW3: np.ndarray) -> S:
-        """State of N fresh images, (N, H, W, 3) uint8."""
+        """State of N fresh images, uint8 of the shape that the first stage takes: (N, H, W, 3) unless views are several."""
         ...
 
     def advance(self, state: S, exit_index: int) -> tuple[Step, S]:
@@ -105,10 +105,10 @@ class Cascade(Protocol[S]):
         ...
 
 
-def image_size(cascade: Cascade[Any]) -> int:
-    """H = W of the images that ``start`` takes, in pixels."""
+def image_shape(cascade: Cascade[Any]) -> tuple[int, ...]:
+    """Shape of one image's pixels as ``start`` takes them."""
     _, shape = cascade.stages[0].takes[IMAGE]
-    return shape[0]
+    return shape
 
 
 def stage_starts(cascade: Cascade[Any]) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ LABEL_SCHEMA = pa.schema(
 Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Columns of a row that travels between stages: name -> (dtype, shape of one row)."""
 IMAGE = "image"
-"""The one column that the first stage takes: decoded pixels, (H, W, 3) uint8."""
+"""The one column that the first stage takes: uint8 pixels, (H, W, 3), or several views one after the other."""
 
 WANTS = "wants_next"
 """Boolean column: this row wants the next stage, and carries a state for it."""
@@ -53,7 +53,12 @@ _CARRY = "carry_"
 
 def image_layout(size: int) -> Layout:
     """What the first stage of a cascade takes: images of ``size`` x ``size`` pixels."""
-    return {IMAGE: (np.dtype(np.uint8), (size, size, 3))}
+    return pixel_layout((size, size, 3))
+
+
+def pixel_layout(shape: tuple[int, ...]) -> Layout:
+    """What the first stage of a cascade takes: pixels of any shape, uint8."""
+    return {IMAGE: (np.dtype(np.uint8), shape)}
 
 
 def work_table(
@@ -62,11 +67,11 @@ def work_table(
     images: Sequence[np.ndarray | None],
     status: Sequence[str],
     errors: Sequence[str | None],
-    image_size: int,
+    shape: tuple[int, ...],
 ) -> pa.Table:
     """Fresh rows after decoding, not yet in any stage.
 
-    images: (image_size, image_size, 3) uint8 each, None where ``errors`` gives the reason.
+    images: uint8 of ``shape`` each, None where ``errors`` gives the reason.
     """
     table = pa.table(
         {
@@ -76,10 +81,9 @@ def work_table(
             "error": pa.array(errors, pa.string()),
         }
     )
-    layout = image_layout(image_size)
-    dtype, shape = layout[IMAGE]
+    layout = pixel_layout(shape)
     readable = [image for image in images if image is not None]
-    stacked = np.stack(readable) if readable else np.zeros((0, *shape), dtype)
+    stacked = np.stack(readable) if readable else np.zeros((0, *shape), np.uint8)
     rows = np.flatnonzero([image is not None for image in images])
     return with_carried(table, rows, {IMAGE: stacked}, layout)
 

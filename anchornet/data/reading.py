@@ -6,6 +6,7 @@ an outage alike into a null, and a user has to know which of them it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 from anchornet.cascade import rows as records
 from anchornet.files import storage
 from anchornet.images.decode import ImageError, decode
-from anchornet.images.preprocess import Preprocessing
+from anchornet.images.preprocess import Shaping
 
 READ_THREADS = 16
 
@@ -23,7 +24,7 @@ READ_THREADS = 16
 class ReadAndDecode:
     """Manifest rows -> work rows: read the bytes, decode, shape; a reason where that failed."""
 
-    def __init__(self, preprocessing: Preprocessing, max_pixels: int, read_threads: int) -> None:
+    def __init__(self, preprocessing: Shaping, max_pixels: int, read_threads: int) -> None:
         self.preprocessing = preprocessing
         self.max_pixels = max_pixels
         self.read_threads = read_threads
@@ -36,12 +37,12 @@ class ReadAndDecode:
         shaped = [shape_or_error(content, self.preprocessing, self.max_pixels) for content in contents]
         pixels, status, errors = zip(*shaped, strict=True) if shaped else ((), (), ())
         image_ids = table["image_id"].to_numpy()
-        return records.work_table(image_ids, uris, pixels, status, errors, self.preprocessing.crop)
+        return records.work_table(image_ids, uris, pixels, status, errors, self.preprocessing.shape)
 
 
-def decode_memory_bytes(preprocessing: Preprocessing, max_pixels: int, batch_size: int) -> int:
+def decode_memory_bytes(preprocessing: Shaping, max_pixels: int, batch_size: int) -> int:
     """Heap that one read-and-decode task may need: the largest image in RGB, and its batch of shaped images."""
-    return 3 * max_pixels + 3 * preprocessing.crop**2 * batch_size
+    return 3 * max_pixels + math.prod(preprocessing.shape) * batch_size
 
 
 def read_files(block: pa.Table, chunk_images: int) -> Iterator[tuple[pa.Table, list[bytes | OSError]]]:
@@ -63,9 +64,9 @@ def read_or_error(uri: str) -> bytes | OSError:
 
 
 def shape_or_error(
-    content: bytes | OSError, preprocessing: Preprocessing, max_pixels: int
+    content: bytes | OSError, preprocessing: Shaping, max_pixels: int
 ) -> tuple[np.ndarray | None, str, str | None]:
-    """(pixels (crop, crop, 3) uint8 or None, status, reason): the image boundary, where an error becomes a status.
+    """(uint8 pixels of the preprocessing's shape or None, status, reason): the image boundary, where an error becomes a status.
 
     ``failed``: the storage did not give the file. ``unreadable``: it did, and it is no usable image.
     """

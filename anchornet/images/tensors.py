@@ -1,4 +1,4 @@
-"""The 224x224 uint8 pixels of images -> what the networks are fed. Tensors only; files are read in ``images.py``.
+"""uint8 pixels of images -> what the networks are fed. Tensors only; pictures become pixels in ``preprocess.py``.
 
 Shapes: N images, C = 3 channels.
 """
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anchornet.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from anchornet.images.preprocess import Preprocessing
+
+_IMAGENET = Preprocessing()
 
 
-def normalise(images: Tensor) -> Tensor:
-    """(pixels / 255 - mean) / std of ImageNet, float32, for uint8 images (N, C, H, W) or (C, H, W).
+def normalise(images: Tensor, preprocessing: Preprocessing = _IMAGENET) -> Tensor:
+    """(pixels / 255 - mean) / std, float32, for uint8 images (N, C, H, W) or (C, H, W); mean and std of ImageNet unless given.
 
     The memory format is kept: `torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)` goes in without a copy and comes out
     channels-last. Raises ValueError unless images is uint8 with three channels third from the end.
@@ -22,8 +24,8 @@ def normalise(images: Tensor) -> Tensor:
         raise ValueError(
             f"normalise needs uint8 images (N, 3, H, W), got {images.dtype} {tuple(images.shape)}; permute them first"
         )
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=images.device).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=images.device).view(3, 1, 1)
     return images.float().div_(255).sub_(mean).div_(std)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 import anchornet
-from anchornet.files import storage
+from anchornet.files import config, storage
 from anchornet.files.documents import plain, read_yaml, write_yaml
+from anchornet.images.preprocess import Preprocessing
 from anchornet.models.classifiers import build_classifier
 from anchornet.models.weights import load_weights, save_weights
 
@@ -29,9 +30,11 @@ class ModelCard:
     role: str
     """What it was trained for, in the words of its system, such as ``glance``."""
     architecture: str
-    """A torchvision name, or ``module:function``."""
+    """A torchvision name, ``timm:NAME``, or ``module:function``."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the logits."""
+    preprocessing: Preprocessing | None = None
+    """From a whole picture to what the network is fed; None for a network that its system feeds with something else."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=lambda: versions())
@@ -88,7 +91,10 @@ def card_to_dict(card: ModelCard) -> dict[str, Any]:
 
 def card_from_dict(content: Mapping[str, Any], source: str) -> ModelCard:
     """The card that card_to_dict gave; raises ValueError, naming the source, for missing or unknown entries."""
+    entries = {**content, "classes": tuple(content.get("classes", ()))}
+    if entries.get("preprocessing") is not None:
+        entries["preprocessing"] = config.read_value(Preprocessing, entries["preprocessing"], source, "preprocessing")
     try:
-        return ModelCard(**{**content, "classes": tuple(content.get("classes", ()))})
+        return ModelCard(**entries)
     except TypeError as error:
         raise ValueError(f"{source} is no model card of this version ({error}); save the model again") from error

@@ -1,4 +1,4 @@
-"""Downstream networks by name: every torchvision classifier, or a function of the user's own.
+"""Downstream networks by name: every torchvision classifier, every timm one, or a function of the user's own.
 
 Shapes: N images, C classes. A classifier maps normalised images (N, 3, size, size) to logits (N, C) in training and
 evaluation alike.
@@ -22,6 +22,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+TIMM = "timm:"
+"""How names of timm's networks begin."""
+
+
 def names() -> list[str]:
     """Names of the torchvision classification networks that build_classifier knows, sorted."""
     import torchvision  # here, as in build_classifier: importing it takes longer than torch, and most processes need it not
@@ -32,19 +36,21 @@ def names() -> list[str]:
 def build_classifier(name: str, num_classes: int) -> nn.Module:
     """A freshly initialised network with logits (N, num_classes), in training mode.
 
-    name: one of names(), or "module:function", called with num_classes; the module must be importable where the
-    network runs.
+    name: one of names(), "timm:NAME" (timm must be installed), or "module:function", called with num_classes; the module
+    must be importable where the network runs.
     Inception and GoogLeNet come without auxiliary heads. What sizes of image a network takes is check_input's business.
     Raises ValueError for an unknown name (with the nearest one), a module or function that is not there, num_classes
     < 1, or a function that gives something else than a torch module.
     """
     if num_classes < 1:
         raise ValueError(f"classifier {name!r} needs num_classes >= 1, got {num_classes}; give the number of labels")
+    if name.startswith(TIMM):
+        return _build_timm(name, num_classes)
     if ":" in name:
         return _build_own(name, num_classes)
     if name not in names():
         near = _nearest(name, names())
-        raise ValueError(f"unknown classifier {name!r}{near}; give a torchvision name or module:function")
+        raise ValueError(f"unknown classifier {name!r}{near}; give a torchvision name, timm:NAME or module:function")
     import torchvision
 
     options = _OPTIONS.get(name, {})
@@ -69,6 +75,22 @@ def check_input(module: nn.Module, size: int, num_classes: int) -> None:
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, num_classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"{name} must give logits (1, {num_classes}) for one image, got {found}; return one tensor")
+
+
+def _build_timm(name: str, num_classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(
+            f"classifier {name!r} needs timm, which is not installed here ({error}); run pip install 'anchornet[timm]', "
+            f"on every machine of the cluster"
+        ) from error
+    known = timm.list_models() + timm.list_pretrained()
+    own = name.removeprefix(TIMM)
+    if own not in known:
+        raise ValueError(f"classifier {name!r}: timm {timm.__version__} has none of this name{_nearest(own, known)}")
+    module: nn.Module = timm.create_model(own, pretrained=False, num_classes=num_classes)
+    return module
 
 
 def _build_own(name: str, num_classes: int) -> nn.Module:

@@ -44,11 +44,7 @@ def load_weights(uri: str, module: nn.Module, expected_hash: str) -> None:
     Raises FileNotFoundError if there are none, ValueError naming the keys that do not fit, or if they are not the
     weights whose hash is expected.
     """
-    try:
-        state = safetensors.torch.load(storage.read_bytes(uri))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{uri} is damaged or no safetensors file ({error}); write it again") from error
-    load_fitting(module, state, uri)
+    load_fitting(module, _read_safetensors(uri), uri)
     if weights_hash(module) != expected_hash:
         raise ValueError(
             f"{uri} holds other weights than those recorded beside it; restore the file or save the model again"
@@ -59,20 +55,45 @@ def load_torchvision_weights(module: nn.Module, path: str) -> None:
     """Loads a weights file (local or s3://) into a network of build_classifier, in place; nothing but tensors is
     unpickled.
 
-    The file's head is left out, and the module's fresh one kept, where their class counts differ. Old DenseNet names
-    (`norm.1` for `norm1`), a `module.` prefix, auxiliary heads and checkpoints that hold the weights under `net` or
-    `state_dict` are understood.
+    The file's head is left out, and the module's fresh one kept, where their class counts differ; what else is understood
+    is said at :func:`read_weights`.
     Raises ValueError naming the keys that do not fit, or if the file is no weights file; FileNotFoundError if it is
     missing.
     """
-    state = state_dict_in(read_checkpoint(path), path)
-    own, head = module.state_dict(), _head_name(module)
-    state = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in state.items()}
-    state = {key: value for key, value in state.items() if key in own or not _AUXILIARY.match(key)}
-    for key in (f"{head}.weight", f"{head}.bias"):
+    state, own = read_weights(module, path), module.state_dict()
+    for key in head_keys(module):
         if key in state and key in own and _differs_in_classes(state[key], own[key]):
             state[key] = own[key]
     load_fitting(module, state, path)
+
+
+def read_weights(module: nn.Module, path: str) -> dict[str, Tensor]:
+    """The tensors of a weights file (local or s3://) by the names of a network of build_classifier, not yet loaded.
+
+    A file of safetensors, by its ending, or one of torch, of which nothing but tensors is unpickled. Old DenseNet names
+    (`norm.1` for `norm1`), a `module.` prefix, auxiliary heads and checkpoints that hold the weights under `net` or
+    `state_dict` are understood. Raises ValueError if the file is no weights file, FileNotFoundError if it is missing.
+    """
+    if path.endswith(".safetensors"):
+        state = {key.removeprefix("module."): value for key, value in _read_safetensors(path).items()}
+    else:
+        state = state_dict_in(read_checkpoint(path), path)
+    own = module.state_dict()
+    state = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if key in own or not _AUXILIARY.match(key)}
+
+
+def head_keys(module: nn.Module) -> tuple[str, str]:
+    """Names of the weight and the bias of the layer that gives the logits; their first axis is the classes."""
+    head = _head_name(module)
+    return f"{head}.weight", f"{head}.bias"
+
+
+def _read_safetensors(uri: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(storage.read_bytes(uri))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{uri} is damaged or no safetensors file ({error}); write it again") from error
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:

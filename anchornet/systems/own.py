@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,9 @@ class OwnSettings:
     """``module:attribute`` of the system; the module must be importable where the job and its workers run."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Plain values that the system understands."""
+
+    weight_files: ClassVar[Mapping[str, str]] = {}
+    alternatives: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         """Refuse what cannot be imported."""

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anchornet.models.training_settings import ClassifierRecipe
 from anchornet.systems.anchornet.settings import AnchorNetRecipe, AnchorNetSettings, GlanceRecipe, PatchRecipe
+from anchornet.systems.models.settings import ModelsSettings
 from anchornet.systems.own import OwnSettings
 
 if TYPE_CHECKING:
     from anchornet.systems.system import System
 
-SystemSettings: TypeAlias = AnchorNetSettings | OwnSettings
+SystemSettings: TypeAlias = AnchorNetSettings | ModelsSettings | OwnSettings
 RecipeSettings: TypeAlias = AnchorNetRecipe | GlanceRecipe | PatchRecipe | ClassifierRecipe
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import nn
 
 from anchornet.cascade.protocol import Cascade, Placement
-from anchornet.images.preprocess import Preprocessing
+from anchornet.images.preprocess import Shaping
 from anchornet.models.card import ModelCard
 
 Networks = Mapping[str, nn.Module]
@@ -42,8 +42,12 @@ class System(Protocol):
         """Names of the networks that a bundle of this system holds."""
         ...
 
-    def preprocessing(self, settings: Any) -> Preprocessing:
-        """From a picture to the pixels that the cascade's first stage takes."""
+    def complete(self, settings: Any, cards: Mapping[str, ModelCard]) -> Any:
+        """The settings that a bundle keeps: what a user may leave open is filled in from the cards of the networks."""
+        ...
+
+    def preprocessing(self, settings: Any) -> Shaping:
+        """From a picture to the pixels that the cascade's first stage takes; ``settings`` are complete."""
         ...
 
     def check(self, settings: Any, networks: Networks, num_classes: int) -> None:

@@ -21,7 +21,7 @@ from anchornet.data.listing import Listing, Reader
 from anchornet.data.reading import shape_or_error
 from anchornet.images import augment
 from anchornet.images.decode import MAX_PIXELS, ImageError, decode
-from anchornet.images.preprocess import Preprocessing
+from anchornet.images.preprocess import Preprocessing, Shaping
 
 READ_CPUS = 0.5
 """Logical CPUs of a task that reads and decodes."""
@@ -40,10 +40,10 @@ ROW_SCHEMA = pa.schema(
 )
 
 
-def labelled_images(found: Listing, preprocessing: Preprocessing) -> ray.data.Dataset:
+def labelled_images(found: Listing, preprocessing: Shaping) -> ray.data.Dataset:
     """Every listed image once, preprocessed as at test time: rows of ROW_SCHEMA, not yet read.
 
-    image is crop*crop*3 bytes, or null with a status other than ``ok`` and the reason.
+    image is the bytes of the preprocessing's pixels, or null with a status other than ``ok`` and the reason.
     """
     return _map_blocks(_blocks(found), _RowReader(found.read, preprocessing), found)
 
@@ -132,7 +132,7 @@ def _map_blocks(
 class _RowReader:
     """One block of a listing -> blocks of ROW_SCHEMA, every row kept."""
 
-    def __init__(self, read: Reader, preprocessing: Preprocessing) -> None:
+    def __init__(self, read: Reader, preprocessing: Shaping) -> None:
         self.read = read
         self.preprocessing = preprocessing
 

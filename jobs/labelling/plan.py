@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from anchornet.budget.frontier import Frontier, MixedPolicy
 from anchornet.bundle import Bundle
 from anchornet.cascade.protocol import stage_starts
-from anchornet.images.preprocess import Preprocessing
+from anchornet.images.preprocess import Shaping
 from anchornet.ledger.ledger import LedgerPlan
 from anchornet.units import GIGA, gflops_text
 from jobs.labelling.resume import count_labelled, spent_so_far
@@ -38,7 +38,7 @@ class LabelPlan:
     stages: tuple[str, ...]
     pools: tuple[PoolSettings, ...]
     """One per stage."""
-    preprocessing: Preprocessing
+    preprocessing: Shaping
 
     @property
     def budget_macs(self) -> int:

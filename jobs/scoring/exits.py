@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import ray.data
 
 from anchornet.budget.exit_table import ExitTable
 from anchornet.bundle import load_bundle
-from anchornet.cascade.protocol import Cascade, Placement, image_size
+from anchornet.cascade.protocol import Cascade, Placement, image_shape
 from anchornet.cascade.run import run_all_exits
 from anchornet.cascade.single import single_network
 from anchornet.models.card import load_model
@@ -31,6 +31,8 @@ class ExitWork:
     bundle: str
     pool: PoolSettings
     inference: InferenceSettings
+    alternatives: bool = False
+    """Instead of the bundle's cascade each of those that calibration chooses from, if there are any, as parts of their names."""
     references: bool = False
     """Also what the bundle's system is compared with."""
     full: str | None = None
@@ -54,7 +56,7 @@ class ExitActor:
         """Columns image_id, label, and score, prediction and cost (lists of K) for every part."""
         readable = table.filter(table["image"].is_valid())
         columns: dict[str, Any] = {"image_id": readable["image_id"], "label": readable["label"]}
-        pixels = _pixels(readable["image"], image_size(self._parts[CASCADE].cascade))
+        pixels = _pixels(readable["image"], image_shape(next(iter(self._parts.values())).cascade))
         for name, part in self._parts.items():
             exits = run_all_exits(part.cascade, pixels, part.num_exits)
             columns |= _lists(name, exits.confidence_NK, exits.prediction_NK, exits.cost_NK)
@@ -64,14 +66,30 @@ class ExitActor:
 def _parts(work: ExitWork, placement: Placement) -> Iterator[tuple[str, Scored]]:
     """The cascade, and what it is compared with, by name."""
     bundle = load_bundle(work.bundle)
-    cascade = bundle.cascade(placement)
-    yield CASCADE, Scored(cascade, len(cascade.exits))
+    alternatives = bundle.system.alternatives if work.alternatives else {}
+    for name, settings in (alternatives or {CASCADE: bundle.system}).items():
+        cascade = replace(bundle, system=settings).cascade(placement)
+        yield name, Scored(cascade, len(cascade.exits))
     for reference in bundle.references(placement) if work.references else ():
         names = [exit.name for exit in reference.cascade.exits]
         yield reference.name, Scored(reference.cascade, names.index(reference.exits[-1]) + 1)
     if work.full:
         module, card = load_model(work.full)
-        yield FULL, Scored(single_network(module, card.classes, bundle.preprocessing.crop, placement, name=FULL), 1)
+        side = whole_side(bundle.preprocessing.shape)
+        yield FULL, Scored(single_network(module, card.classes, side, placement, name=FULL), 1)
+
+
+def whole_side(shape: tuple[int, ...]) -> int:
+    """Side of the images that a full network sees beside a cascade whose pixels have this shape.
+
+    Raises ValueError where the cascade's networks see views that differ: which one the full network wants, nobody says.
+    """
+    if len(shape) == 1:
+        raise ValueError(
+            "full is a network for images of one size, the bundle's networks see views that differ; set full to null, each "
+            "member is shown alone"
+        )
+    return shape[0]
 
 
 def exit_names(work: ExitWork) -> dict[str, tuple[str, ...]]:
@@ -135,9 +153,9 @@ def _exit_table(table: pa.Table, part: str, exits: tuple[str, ...]) -> ExitTable
     )
 
 
-def _pixels(column: pa.ChunkedArray, size: int) -> np.ndarray:
-    """(N, size, size, 3) uint8, writable, from a column of raw bytes."""
-    return np.frombuffer(bytearray(b"".join(column.to_pylist())), np.uint8).reshape(-1, size, size, 3)
+def _pixels(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:
+    """(N, *shape) uint8, writable, from a column of raw bytes."""
+    return np.frombuffer(bytearray(b"".join(column.to_pylist())), np.uint8).reshape(-1, *shape)
 
 
 def _lists(name: str, score_NK: np.ndarray, prediction_NK: np.ndarray, cost_NK: np.ndarray) -> dict[str, pa.Array]:

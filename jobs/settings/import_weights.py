@@ -17,8 +17,8 @@ class ImportConfig:
     """Bundle folder to write, local or ``s3://``; one that is there is replaced."""
     classes: str
     """File with one class name per line, in the order of the logits."""
-    weights: Mapping[str, str]
-    """Weight files (PyTorch) by role, local or ``s3://``."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Weight files (PyTorch) by role, local or ``s3://``; those that ``system.members`` name need not be named here."""
     architectures: Mapping[str, str] = field(default_factory=dict)
     """Architectures by role, as torchvision or ``module:function`` name them; AnchorNet's own need not be named."""
     system: SystemSettings = field(default_factory=AnchorNetSettings)

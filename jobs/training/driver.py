@@ -20,6 +20,7 @@ from anchornet.files.documents import write_json
 from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import ModelCard, save_model
 from anchornet.models.classifiers import build_classifier
+from anchornet.models.training_settings import ClassifierRecipe
 from anchornet.systems.registry import role_of
 from jobs.data import dataset
 from jobs.settings.train import TrainConfig
@@ -188,6 +189,11 @@ def _best_epoch(plan: TrainPlan, result: ray.train.Result) -> tuple[dict[str, An
     return read_state(checkpoint)["model"], best
 
 
+def preprocessing_of(cfg: TrainConfig) -> Preprocessing | None:
+    """What a classifier of whole images was validated with; None for the networks of a system, which that feeds."""
+    return Preprocessing.of_size(cfg.image_size) if isinstance(cfg.recipe, ClassifierRecipe) else None
+
+
 def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, str]) -> None:
     """``RUN/model`` and, last of all, ``RUN/report.json``, whose presence says that the run is finished."""
     state, best = _best_epoch(plan, result)
@@ -198,6 +204,7 @@ def _save_best(plan: TrainPlan, result: ray.train.Result, unreadable: dict[str, 
         role=role_of(plan.recipe),
         architecture=plan.recipe.architecture,
         classes=plan.classes,
+        preprocessing=preprocessing_of(plan.config),
         metrics=metrics,
         training=config.to_dict(plan.config),
         versions=provenance()["versions"],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from anchornet.models.training_settings import FineTuning, FromScratch
 
@@ -34,6 +35,8 @@ class AnchorNetSettings:
     """Side in pixels of the images that AnchorNet sees; its grid of candidate patches follows from it."""
 
     implementation: ClassVar[str] = "anchornet.systems.anchornet.system:SYSTEM"
+    weight_files: ClassVar[Mapping[str, str]] = {}
+    alternatives: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from anchornet.cascade.protocol import Placement
 from anchornet.images.preprocess import Preprocessing
+from anchornet.models.card import ModelCard
 from anchornet.models.classifiers import check_input
 from anchornet.systems.anchornet.cascade import AnchorCascade
 from anchornet.systems.anchornet.network import AnchorNet
@@ -28,6 +29,10 @@ class AnchorNetSystem:
     def roles(self, settings: AnchorNetSettings) -> tuple[str, ...]:
         """AnchorNet and two classifiers."""
         return ROLES
+
+    def complete(self, settings: AnchorNetSettings, cards: Mapping[str, ModelCard]) -> AnchorNetSettings:
+        """Nothing is left open."""
+        return settings
 
     def preprocessing(self, settings: AnchorNetSettings) -> Preprocessing:
         """The central square of the image; at 224 the papers' test preprocessing."""

@@ -73,6 +73,11 @@ def test_a_single_point_is_one_line_and_a_sentence(frontier: Frontier) -> None:
     assert "The frontier is a single point" in text
 
 
+def test_what_was_chosen_is_a_sentence_below_the_table(frontier: Frontier) -> None:
+    text = calibrate.render({**calibrate.summarise(frontier, TABLE), "choice": "Chosen: mean."})
+    assert text.endswith("|\n\nChosen: mean.\n")
+
+
 @pytest.mark.parametrize(("used", "said"), [(10, []), (7, ["3 of 10 images could not be read and are not in the"])])
 def test_images_that_are_missing_are_said(used: int, said: list[str], caplog: pytest.LogCaptureFixture) -> None:
     calibrate._warn_of_unreadable(10, used)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from anchornet.files.config import load_config
+from jobs.settings.import_weights import ImportConfig
 from jobs.settings.label import LabelConfig
 from jobs.settings.scoring import CalibrateConfig, EvaluateConfig
 from jobs.settings.train import TrainConfig
@@ -23,6 +24,7 @@ KINDS = {
     "calibrate": CalibrateConfig,
     "label": LabelConfig,
     "evaluate": EvaluateConfig,
+    "import_weights": ImportConfig,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from anchornet.bundle import load_bundle
 from anchornet.models.card import ModelCard
 from anchornet.systems.own import OwnSettings
 from anchornet.systems.system import Trained
+from anchornet.units import GIGA, gflops_text
 from jobs import import_weights
 from jobs.settings.import_weights import ImportConfig
-from tests import own_systems
+from tests import own_systems, small_classifiers
 from tests.own_systems import OwnSystem, tiny_net
 
 
@@ -80,3 +82,33 @@ def test_files_of_other_networks_are_refused_before_any_is_read(
         import_weights.execute(config(tmp_path, head="w.pth"))
     assert Importing.told is None
     assert not (tmp_path / "bundle").exists()
+
+
+def test_ordinary_classifiers_name_their_files_in_the_members(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncow\n")
+    files = small_classifiers.write_weights(tmp_path)
+    system = small_classifiers.settings(members=small_classifiers.members(files))
+    told = ImportConfig(bundle=str(tmp_path / "bundle"), classes=str(tmp_path / "classes.txt"), system=system)
+    assert import_weights.execute(told) == 0
+    loaded = load_bundle(str(tmp_path / "bundle"))
+    assert list(loaded.networks) == ["small", "large"]
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said[:4]] == ["exit small", "exit large", "network small", "network large"]
+    assert said[1] == f"exit large: at most {gflops_text(loaded.cascade().exits[1].macs / GIGA)} GFLOPs"
+    assert said[2] == (
+        "network small: short side to 36, central 32 x 32, bilinear, mean [0.485, 0.456, 0.406], "
+        "std [0.229, 0.224, 0.225] (the settings)"
+    )
+    elsewhere = replace(told, system=small_classifiers.settings(), weights=files)
+    assert import_weights.execute(elsewhere) == 0
+    assert load_bundle(str(tmp_path / "bundle")).weights_hash == loaded.weights_hash
+
+
+def test_a_member_without_a_file_is_named_before_any_is_read(tmp_path: Path) -> None:
+    only = {"small": str(tmp_path / "nowhere.pth")}
+    system = small_classifiers.settings(members=small_classifiers.members(only))
+    told = ImportConfig(bundle="b", classes=str(tmp_path / "nowhere.txt"), system=system)
+    with pytest.raises(ValueError, match="system models has the networks small, large, got small; give one for each"):
+        import_weights.execute(told)

@@ -22,7 +22,7 @@ def fresh(images: np.ndarray, bad: tuple[int, ...] = ()) -> pa.Table:
         [None if i in bad else image for i, image in enumerate(images)],
         ["unreadable" if i in bad else "ok" for i in range(count)],
         ["truncated" if i in bad else None for i in range(count)],
-        image_size=2,
+        shape=(2, 2, 3),
     )
 
 

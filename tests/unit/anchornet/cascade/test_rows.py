@@ -89,7 +89,7 @@ def test_before_the_first_stage_every_standing_is_fresh() -> None:
 def test_unreadable_images_want_no_stage() -> None:
     image = np.full((2, 2, 3), 7, np.uint8)
     table = records.work_table(
-        np.arange(3), ["a", "b", "c"], [image, None, image], ["ok", "unreadable", "ok"], [None, "x", None], 2
+        np.arange(3), ["a", "b", "c"], [image, None, image], ["ok", "unreadable", "ok"], [None, "x", None], (2, 2, 3)
     )
     assert records.wanting_rows(table).tolist() == [0, 2]
     assert read_carried(table, records.image_layout(2))["image"].shape == (2, 2, 2, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from anchornet.cascade.protocol import image_size
+from anchornet.cascade.protocol import image_shape
 from anchornet.cascade.run import run_all_exits, run_cascade
 from anchornet.cascade.single import single_network
 from anchornet.images.tensors import normalise
@@ -24,7 +24,7 @@ def test_it_answers_as_its_network_does() -> None:
     assert standing.exit.tolist() == [0] * 5
     assert standing.macs.tolist() == [count_macs(network, (1, 3, 64, 64))] * 5
     assert run_all_exits(cascade, pixels).prediction_NK[:, 0].tolist() == standing.label_id.tolist()
-    assert image_size(cascade) == 64
+    assert image_shape(cascade) == (64, 64, 3)
 
 
 def test_its_state_travels() -> None:

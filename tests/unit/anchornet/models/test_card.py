@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 
+from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import ModelCard, load_model, save_model
 from anchornet.models.classifiers import build_classifier
 from anchornet.models.weights import weights_hash
@@ -46,6 +47,14 @@ def test_a_model_comes_back_as_it_was(role: str, tmp_path: Path) -> None:
     assert (read.role, read.classes, read.metrics) == (role, CLASSES, {"accuracy": 0.5})
     assert read.training == {"epochs": 3, "lr": [0.1, 0.01]}
     assert set(read.versions) == {"anchornet", "torch", "torchvision"}
+
+
+@pytest.mark.parametrize(
+    "preprocessing", [None, Preprocessing(), Preprocessing(crop=96, interpolation="bicubic", mean=(0.5,) * 3)]
+)
+def test_a_card_says_how_the_network_is_fed(preprocessing: Preprocessing | None, tmp_path: Path) -> None:
+    save_model(str(tmp_path), build_classifier(ARCHITECTURE, len(CLASSES)), a_card(preprocessing=preprocessing))
+    assert load_model(str(tmp_path))[1].preprocessing == preprocessing
 
 
 @pytest.mark.s3
@@ -111,6 +120,11 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
         ({"classes": ["a", "a"]}, "classes named twice: a"),
         ({"classes": ["a", "b"]}, "does not fit ShuffleNetV2; wrong shape: fc.weight"),
         ({"colour": "red"}, "no model card of this version"),
+        (
+            {"preprocessing": {"crop": 300}},
+            r"model\.yaml: preprocessing\.crop must be 1 \.\. resize \(256\) pixels, got",
+        ),
+        ({"preprocessing": {"side": 96}}, "unknown key 'side' at section 'preprocessing'"),
     ],
 )
 def test_cards_that_cannot_be_are_refused(change: dict[str, Any], message: str, folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from torch import nn
@@ -121,6 +123,17 @@ def test_loads_plain_and_wrapped_files(wrapper: str | None, tmp_path: Path) -> N
     assert same(source, target)
 
 
+def test_safetensors_are_understood_as_well(tmp_path: Path) -> None:
+    source, target = small_densenet(5), small_densenet(5)
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({f"module.{key}": value for key, value in source.state_dict().items()}, path)
+    load_torchvision_weights(target, str(path))
+    assert same(source, target)
+    path.write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"weights\.safetensors is damaged or no safetensors file"):
+        load_torchvision_weights(target, str(path))
+
+
 def test_old_densenet_names_are_understood(tmp_path: Path) -> None:
     source, target = small_densenet(5), small_densenet(5)
     state = {old_name(key): value for key, value in source.state_dict().items() if "num_batches" not in key}
@@ -201,3 +214,19 @@ def test_files_that_are_none_of_torchs_are_refused(tmp_path: Path) -> None:
         load_torchvision_weights(tiny(3), str(path))
     with pytest.raises(FileNotFoundError):
         load_torchvision_weights(tiny(3), str(tmp_path / "missing.pth"))
+
+
+def test_a_network_of_timm_is_built_by_its_name() -> None:
+    network = build_classifier("timm:mobilenetv3_small_050", 5).eval()
+    check_input(network, 64, 5)
+
+
+def test_an_unknown_name_of_timm_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"timm [0-9.]+ has none of this name, did you mean 'resnet18'\?"):
+        build_classifier("timm:resnet18x", 5)
+
+
+def test_without_timm_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"needs timm, which is not installed here .*pip install 'anchornet\[timm\]'"):
+        build_classifier("timm:resnet18", 5)

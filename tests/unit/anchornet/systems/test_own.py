@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anchornet.cascade import rows as records
 from anchornet.cascade.label_stage import finish_rows, label_stage
-from anchornet.cascade.protocol import image_size, stage_starts
+from anchornet.cascade.protocol import image_shape, stage_starts
 from anchornet.cascade.run import run_cascade
 from anchornet.units import GIGA
 from tests.own_systems import NUM_EXITS, SIZE, OwnCascade, tiny_net
@@ -42,7 +42,7 @@ def images(count: int = COUNT, seed: int = 0) -> np.ndarray:
 def fresh(pixels: np.ndarray) -> pa.Table:
     count = len(pixels)
     names, nothing = [f"/{k}.jpg" for k in range(count)], [None] * count
-    return records.work_table(np.arange(count), names, list(pixels), ["ok"] * count, nothing, SIZE)
+    return records.work_table(np.arange(count), names, list(pixels), ["ok"] * count, nothing, (SIZE, SIZE, 3))
 
 
 def stage_by_stage(
@@ -142,5 +142,5 @@ def test_images_that_are_cheap_are_charged_what_they_cost() -> None:
 def test_a_cascade_says_how_it_is_cut_and_what_it_takes(shape: str, starts: tuple[int, ...]) -> None:
     cascade = cascade_of(shape)
     assert stage_starts(cascade) == starts
-    assert image_size(cascade) == SIZE
+    assert image_shape(cascade) == (SIZE, SIZE, 3)
     assert [k for stage in cascade.stages for k in stage.exits] == list(range(NUM_EXITS))

@@ -110,7 +110,7 @@ def fresh_rows(images: np.ndarray, unreadable: tuple[int, ...] = ()) -> pa.Table
         images=[None if k in unreadable else image for k, image in enumerate(images)],
         status=["unreadable" if k in unreadable else "ok" for k in range(count)],
         errors=["empty file" if k in unreadable else None for k in range(count)],
-        image_size=SIZE,
+        shape=(SIZE, SIZE, 3),
     )
 
 

@@ -20,6 +20,7 @@ from anchornet.data.listing import DatasetSettings
 from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import load_model
 from anchornet.models.training_settings import ClassifierRecipe
+from anchornet.systems.anchornet.settings import AnchorNetRecipe
 from jobs.settings.common import RunSettings
 from jobs.settings.train import InitSettings, TrainConfig, WorkerSettings
 from jobs.shell.run_folder import RunFolder
@@ -277,8 +278,14 @@ class TestBestEpoch:
         module, card = load_model(str(tmp_path / "model"))
         assert all((value == 1).all() for value in module.state_dict().values())
         assert (card.role, card.classes) == ("classifier", CLASSES)
+        assert card.preprocessing == Preprocessing()
         assert card.metrics == {"epoch": 1, "validation/accuracy": 0.75}  # the score is the same number once more
         assert card.training["recipe"]["architecture"] == "tests.small_networks:quick"
         report = json.loads((tmp_path / "report.json").read_text())
         assert (report["epochs"], report["kept_epoch"], report["unreadable_images"]) == (3, 1, 25)
         assert list(report["unreadable_examples"]) == [f"/{k}.jpg" for k in range(driver.SHOWN_REASONS)]
+
+    def test_only_a_classifier_of_whole_images_says_how_it_is_fed(self, tmp_path: Path) -> None:
+        config = a_plan(tmp_path, image_size=96).config
+        assert driver.preprocessing_of(config) == Preprocessing.of_size(96)
+        assert driver.preprocessing_of(replace(config, recipe=AnchorNetRecipe())) is None

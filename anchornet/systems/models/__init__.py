@@ -1,0 +1,1 @@
+"""Ordinary classifiers, cheap ones first, as a cascade."""

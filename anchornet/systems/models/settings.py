@@ -1,0 +1,142 @@
+"""What users may choose of a cascade of ordinary classifiers; free of torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+from anchornet.images.preprocess import Interpolation, Preprocessing
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessingSettings:
+    """How a network is fed, as far as it is said; None leaves it to what torchvision or timm say of the network."""
+
+    side: int | None = None
+    """Either side in pixels of what the network sees; needed for ``module:function``, of which nobody says it."""
+    resize: int | None = None
+    """Short side in pixels before the central crop."""
+    crop_fraction: float | None = None
+    """Instead of ``resize``: share of the short side that the crop keeps (timm's ``crop_pct``)."""
+    interpolation: Interpolation | None = None
+    """Filter of the resizing."""
+    keep_aspect: bool | None = None
+    """False: the whole picture is squeezed into a square before the crop."""
+    mean: tuple[float, ...] | None = None
+    """Of red, green and blue, of values in [0, 1]; ImageNet's unless somebody says another."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation, likewise."""
+
+    def __post_init__(self) -> None:
+        """Refuse what says the same thing twice, or cannot be."""
+        if self.side is not None and self.side < 1:
+            raise ValueError(f"preprocessing.side must be >= 1 pixel, got {self.side}")
+        if self.crop_fraction is None:
+            return
+        if self.resize is not None:
+            raise ValueError(
+                f"preprocessing has resize ({self.resize}) and crop_fraction ({self.crop_fraction}), which say the same "
+                f"thing; take one of them out"
+            )
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"preprocessing.crop_fraction must be in (0, 1], got {self.crop_fraction}")
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing) -> PreprocessingSettings:
+        """Settings that leave nothing open."""
+        return cls(
+            side=preprocessing.crop,
+            resize=preprocessing.resize,
+            interpolation=preprocessing.interpolation,
+            keep_aspect=preprocessing.keep_aspect,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+        )
+
+    def on(self, known: Preprocessing | None) -> Preprocessing:
+        """What is said here, and the rest as ``known``; another side keeps the share that the crop takes.
+
+        Raises ValueError when nobody says the side.
+        """
+        if self.side is None and known is None:
+            raise ValueError("nobody says what size of image the network takes; set preprocessing.side in pixels")
+        base = known or Preprocessing.of_size(self.side or 0)
+        side = self.side or base.crop
+        said = {name: getattr(self, name) for name in ("interpolation", "keep_aspect", "mean", "std")}
+        return replace(
+            base,
+            crop=side,
+            resize=self._resize(side) or round(side * base.resize / base.crop),
+            **{name: value for name, value in said.items() if value is not None},
+        )
+
+    def _resize(self, side: int) -> int | None:
+        return self.resize if self.crop_fraction is None else math.floor(side / self.crop_fraction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One classifier of the cascade."""
+
+    architecture: str
+    """A torchvision name, ``timm:NAME``, or ``module:function`` called with the number of classes."""
+    weights: str | None = None
+    """File of its weights, ``.safetensors`` or PyTorch's own (``.pth``), local or ``s3://``; read by ``import_weights`` only."""
+    name: str | None = None
+    """What its exit is called; None: the last part of ``architecture``."""
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse names that cannot be those of a file."""
+        if not _NAME.fullmatch(self.role):
+            raise ValueError(
+                f"system.members: {self.role!r} cannot name a network; set name to letters, digits, '_', '-' and '.'"
+            )
+
+    @property
+    def role(self) -> str:
+        """The name of the network, and of its exit."""
+        return self.name or self.architecture.rpartition(":")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsSettings:
+    """Which classifiers there are and how they answer together. Raises ValueError for none, or two of one name."""
+
+    kind: Literal["models"]
+    """Ordinary trained classifiers, cheap ones first, each an exit."""
+    members: tuple[Member, ...]
+    """The classifiers in the order in which they are asked; none may cost less than the one before it."""
+    combine: Literal["last", "mean", "auto"] = "last"
+    """``last``: the newest member decides; ``mean``: the mean of the logits of all members so far; ``auto``: calibration
+    takes what is more accurate on images that it was not fitted on."""
+    stages: Literal["per_member", "one"] = "per_member"
+    """Whether each member has a pool of actors of its own, or one pool runs them all."""
+
+    implementation: ClassVar[str] = "anchornet.systems.models.system:SYSTEM"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no cascade."""
+        if not self.members:
+            raise ValueError("system.members must name one classifier at least, got none; cheap ones come first")
+        roles = [member.role for member in self.members]
+        doubled = sorted({role for role in roles if roles.count(role) > 1})
+        if doubled:
+            raise ValueError(f"system.members: {len(roles)} members, and {doubled[0]!r} names two; give each a name")
+
+    @property
+    def weight_files(self) -> dict[str, str]:
+        """Files that the members name, by role."""
+        return {member.role: member.weights for member in self.members if member.weights}
+
+    @property
+    def alternatives(self) -> Mapping[str, ModelsSettings]:
+        """What calibration chooses from: nothing unless it was asked to."""
+        if self.combine != "auto":
+            return {}
+        return {"last": replace(self, combine="last"), "mean": replace(self, combine="mean")}

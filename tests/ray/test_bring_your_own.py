@@ -1,0 +1,149 @@
+"""The commands of docs/bring-your-own.md, run as they stand there, with two small networks; and what their labels must be."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from anchornet.bundle import load_bundle
+from anchornet.cascade.run import run_cascade
+from anchornet.images.decode import decode
+from anchornet.images.preprocess import Preprocessing
+from anchornet.images.tensors import normalise
+from anchornet.report.label_counts import label_tables
+from anchornet.units import GIGA
+from jobs import evaluate, label
+from jobs.shell.run_folder import RunFolder
+from tests.small_classifiers import CLASSES, FEEDS, LARGE, networks, picture, write_weights
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).resolve().parents[2]
+NUM_IMAGES, NUM_HELD_OUT = 40, 80
+
+
+def commands() -> list[list[str]]:
+    """The ``python -m jobs...`` lines of the section of that name."""
+    section = (ROOT / "docs" / "bring-your-own.md").read_text().split("## Four commands")[1].split("\n## ")[0]
+    return [shlex.split(line)[2:] for line in re.findall(r"^python -m jobs\..*$", section, re.MULTILINE)]
+
+
+def own_networks() -> list[str]:
+    """What a test changes in the import: small networks of one's own, of which nobody says how they are fed."""
+    values = []
+    for index, (role, feed) in enumerate(FEEDS.items()):
+        said = {"side": feed.crop, "resize": feed.resize, "interpolation": feed.interpolation}
+        said |= {"mean": list(feed.mean), "std": list(feed.std)}
+        member = f"system.members.{index}"
+        values.append(f"{member}.architecture=tests.small_classifiers:{role}")
+        values += [f"{member}.preprocessing.{name}={value}" for name, value in said.items()]
+    return [part for value in values for part in ("--set", value)]
+
+
+@pytest.fixture(scope="module")
+def home(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: weights, class names, images to label, labelled ones sorted by what the large network says."""
+    home = tmp_path_factory.mktemp("home")
+    write_weights(home)
+    (home / "classes.txt").write_text("\n".join(CLASSES))
+    large = networks()["large"]
+    for seed in range(NUM_IMAGES + NUM_HELD_OUT):
+        rgb = picture(1000 + seed)
+        folder = home / "data" / "images"
+        if seed >= NUM_IMAGES:
+            folder = home / "data" / "validation" / CLASSES[answer(large, LARGE, rgb)]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rgb).save(folder / f"{seed}.png")
+    return home
+
+
+def answer(network: object, feed: Preprocessing, rgb: np.ndarray) -> int:
+    with torch.inference_mode():
+        return int(network(normalise(torch.from_numpy(feed(rgb)[None]).permute(0, 3, 1, 2), feed)).argmax())  # type: ignore[operator]
+
+
+@pytest.fixture(scope="module")
+def ran(home: Path) -> list[str]:
+    """The modules whose commands were run in the user's folder, each of which ended well."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for module, *arguments in commands():
+            replaced = [
+                part.replace("DATA", "data")
+                .replace("s3://BUCKET/PREFIX", "data/images")
+                .replace("mobilenet_v3_small.pth", "small.pth")
+                .replace("resnet50.pth", "large.safetensors")
+                .replace("jobs/configs", str(ROOT / "jobs" / "configs"))
+                for part in arguments
+            ]
+            if module == "jobs.import_weights":
+                replaced += own_networks()
+            if module == "jobs.label":
+                replaced = [part.replace("=0.5", f"={middle_gflops(home)}") for part in replaced]
+            assert importlib.import_module(module).main(replaced) == 0, " ".join([module, *replaced])
+            seen.append(module)
+    return seen
+
+
+def middle_gflops(home: Path) -> float:
+    frontier = load_bundle(str(home / "runs" / "models" / "bundle")).frontier
+    assert frontier is not None
+    return 0.5 * (frontier.minimum_gflops + frontier.maximum_gflops)
+
+
+def labels(folder: Path) -> pa.Table:
+    return pa.concat_tables(label_tables(RunFolder(str(folder)).labels)).sort_by("image_id")
+
+
+def test_two_weight_files_become_labels_in_four_commands(ran: list[str], home: Path) -> None:
+    assert ran == ["jobs.import_weights", "jobs.calibrate", "jobs.label", "jobs.label"]
+    rows = labels(home / "runs" / "models" / "label")
+    assert rows["status"].to_pylist() == ["ok"] * NUM_IMAGES
+    assert set(rows["exit"].to_pylist()) == {"small", "large"}
+    budget = json.loads(Path(RunFolder(str(home / "runs" / "models" / "label")).report).read_text())["budget"]
+    assert budget["spent_gflops"] <= budget["asked_gflops"]
+    assert budget["in_labels_gflops"] == pytest.approx(budget["spent_gflops"])
+    content = yaml.safe_load((home / "runs" / "models" / "bundle" / "bundle.yaml").read_text())
+    assert content["system"]["combine"] in ("last", "mean")  # asked for auto: calibration has chosen
+    report = json.loads((home / "runs" / "models" / "calibrate" / "report.json").read_text())
+    assert report["choice"].startswith(f"Chosen: {content['system']['combine']}. Cross-fitted accuracy")
+
+
+def test_fixed_labels_are_those_of_a_direct_call(ran: list[str], home: Path, tmp_path: Path) -> None:
+    asked = middle_gflops(home)
+    bundle = load_bundle(str(home / "runs" / "models" / "bundle"))
+    told = [f"run.folder={tmp_path}", f"bundle={home / 'runs' / 'models' / 'bundle'}"]
+    told += [f"input.path={home / 'data' / 'images'}", f"budget.gflops_per_image={asked}", "budget.mode=fixed"]
+    command = [part for value in told for part in ("--set", value)]
+    assert label.main(command) == 0
+    rows = labels(tmp_path)
+    pixels = np.stack([bundle.preprocessing(decode(Path(uri).read_bytes())) for uri in rows["uri"].to_pylist()])
+    assert bundle.frontier is not None
+    limits = bundle.frontier.at(asked).thresholds_for(rows["image_id"].to_numpy())
+    expected = run_cascade(bundle.cascade(), pixels, limits)
+    assert rows["label_id"].to_pylist() == expected.label_id.tolist()
+    assert rows["exit"].to_pylist() == [("small", "large")[k] for k in expected.exit]
+    np.testing.assert_array_equal((rows["gflops"].to_numpy() * GIGA).round(), expected.macs)
+    assert label.main(command) == 0  # nothing is left to do
+    assert labels(tmp_path).equals(rows)
+
+
+def test_members_stand_alone_beside_the_cascade(ran: list[str], home: Path, tmp_path: Path) -> None:
+    told = [f"run.folder={tmp_path}", f"bundle={home / 'runs' / 'models' / 'bundle'}"]
+    told += [f"data.path={home / 'data' / 'validation'}"]
+    assert evaluate.main([part for value in told for part in ("--set", value)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["exit"] for row in report["exits"]] == ["small", "large"]
+    [alone] = report["references"]
+    assert (alone["reference"], alone["accuracy"]) == ("large alone", 1.0)
+    assert alone["gflops"] < report["exits"][-1]["gflops"]
