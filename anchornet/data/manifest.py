@@ -31,6 +31,9 @@ class InputSettings:
     """Label only the first this many of the listing; None labels all."""
     max_pixels: int = 100_000_000
     """Larger images get status ``unreadable`` instead of being decoded."""
+    accept_truncated: bool = False
+    """Label files whose tail is missing by what is there of them, with a note in the column ``error``; false: they are
+    ``unreadable``. Calibrate with the same setting (``data.accept_truncated``) when many are."""
     decode_cpus: float = 0.5
     """Logical CPUs of one read-and-decode task."""
     read_threads: int = 16
