@@ -192,7 +192,7 @@ def _build(cls: Any, tree: Mapping[str, Any], source: str, section: str) -> Any:
     except ConfigError:
         raise
     except ValueError as error:
-        known = not section or f"{section.rpartition('.')[2]}." in str(error)  # many messages name their section
+        known = not section or f"{section}." in str(error)  # many messages name their section
         raise ConfigError(f"{source}: {error}" if known else f"{source}: {section}: {error}") from error
 
 
@@ -305,6 +305,7 @@ def _convert_union(value: Any, options: tuple[Any, ...], source: str, dotted: st
 
 def _convert_scalar(value: Any, hint: Any, source: str, dotted: str) -> Any:
     if hint is float and not isinstance(value, bool):
+        number: float | None
         try:
             number = float(value)  # a text too: YAML reads 1e-4 (no dot) as one
         except (TypeError, ValueError, OverflowError):

@@ -7,8 +7,11 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-_FEWEST_CPUS = 4
-"""Logical CPUs with which every job runs at its default sizes."""
+from anchornet.files.ranges import check_number
+
+_FEWEST_CPUS, _MOST_CPUS = 4, 4096
+"""Logical CPUs of a local Ray: with the fewest every job runs at its default sizes, and each is a process."""
+_LARGEST_SEED = 2**32 - 1
 
 
 def require(condition: bool, message: str) -> None:
@@ -31,10 +34,10 @@ class ClusterSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        cpus = self.local_cpus
-        require(cpus is None or cpus >= _FEWEST_CPUS, f"cluster.local_cpus must be >= {_FEWEST_CPUS}, got {cpus}")
+        check_number("cluster.local_cpus", self.local_cpus, least=_FEWEST_CPUS, most=_MOST_CPUS)
         price = self.price_per_hour
         require(price is None or 0 <= price < math.inf, f"cluster.price_per_hour must be >= 0, got {price}")
+        check_number("cluster.price_per_hour", price)
 
     @property
     def is_local(self) -> bool:
@@ -54,6 +57,10 @@ class RunSettings:
     """Run folder, local or ``s3://``: results, report, resolved configuration, checkpoints. The same folder resumes."""
     seed: int = 0
     """Seed of initial weights, of the order of training images, and of the order in which a label job meets its images."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that not every generator takes."""
+        check_number("run.seed", self.seed, least=0, most=_LARGEST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +84,15 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        require(self.actors >= 1, f"pool actors must be >= 1, got {self.actors}")
+        check_number("pool actors", self.actors, least=1)
+        check_number("pool max_actors", self.max_actors)
         most = self.max_actors
         require(most is None or most >= self.actors, f"pool max_actors must be >= actors ({self.actors}), got {most}")
         require(self.cpus >= 0 and self.gpus >= 0, f"pool cpus and gpus must be >= 0, got {self.cpus}, {self.gpus}")
-        require(self.batch_size >= 1, f"pool batch_size must be >= 1, got {self.batch_size}")
+        check_number("pool cpus", self.cpus)
+        check_number("pool gpus", self.gpus)
+        check_number("pool batch_size", self.batch_size, least=1)
+        check_number("pool threads", self.threads, least=1)
 
     @property
     def largest(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anchornet.data.listing import DatasetSettings
+from anchornet.files.ranges import check_number
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.systems.registry import SystemSettings
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings
@@ -44,3 +45,8 @@ class EvaluateConfig:
     pool: PoolSettings = field(default_factory=PoolSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for position, gflops in enumerate(self.gflops_per_image):
+            check_number(f"gflops_per_image[{position}]", gflops, above=0)

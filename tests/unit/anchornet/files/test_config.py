@@ -191,8 +191,10 @@ class TestVariables:
 
     @pytest.mark.parametrize(
         ("written", "name"),
-        [("$SCRATCH/run", "/big/run"), ("${SCRATCH}run", "/bigrun"), ("a$$b", "a$b"), ("$$SCRATCH", "$SCRATCH")]
-        + [("cost in $", "cost in $"), ("$-x", "$-x"), ("$EMPTY/x", "/x")],
+        [
+            *(("$SCRATCH/run", "/big/run"), ("${SCRATCH}run", "/bigrun"), ("a$$b", "a$b"), ("$$SCRATCH", "$SCRATCH")),
+            *(("cost in $", "cost in $"), ("$-x", "$-x"), ("$EMPTY/x", "/x")),
+        ],
     )
     def test_they_are_put_in(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, name: str) -> None:
         monkeypatch.setenv("SCRATCH", "/big")
