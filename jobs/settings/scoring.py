@@ -20,6 +20,9 @@ class CalibrateConfig:
     bundle: str
     """Bundle folder; made from ``models`` when those are given."""
     data: DatasetSettings
+    labelled: bool = True
+    """Whether the images have labels. False: ``data.path`` is anything that a label job takes; the frontier meets a budget as
+    exactly, but nothing is known of accuracy, and label rows get no ``confidence``."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Trained networks by role, each the run folder of a train job or the model folder in it; empty when the bundle exists
     already."""
