@@ -11,6 +11,9 @@ from anchornet.files.ranges import check_number
 
 _FEWEST_CPUS, _MOST_CPUS = 4, 4096
 """Logical CPUs of a local Ray: with the fewest every job runs at its default sizes, and each is a process."""
+AUTO = "auto"
+"""Address of the Ray that runs on this machine, whatever it is."""
+_LARGEST_PORT = 65535
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -20,12 +23,32 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_address(address: str, origin: str) -> None:
+    """Raises ValueError, naming ``origin``, for the address of a cluster that is neither ``auto`` nor ``host:port``."""
+    host, separator, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"{origin} is {address}: Ray Client (ray://) is not supported; run the job on a machine of the cluster with "
+            f"host:6379, or with ray job submit"
+        )
+    if "://" in address:
+        raise ValueError(
+            f"{origin} is {address}, which is a dashboard's address as ray job submit takes it; give the head's host:6379, "
+            f"or submit the job"
+        )
+    if address != AUTO and not (separator and host and port.isdigit() and 0 < int(port) <= _LARGEST_PORT):
+        raise ValueError(
+            f"{origin} must be auto or host:port (often host:6379), got {address!r}; leave it out for a Ray here"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
     """Where the job runs."""
 
     address: str | None = None
-    """Ray address (``auto``, ``ray://host:10001``); None joins the cluster of ``ray job submit`` or starts a local Ray."""
+    """Address of a running Ray, ``host:6379``, or ``auto`` for the one on this machine; None joins the cluster that RAY_ADDRESS
+    names (``ray job submit`` sets it) or starts a local Ray."""
     local_cpus: int | None = None
     """Logical CPUs of a local Ray; None: as many as there are cores, and at least 4. Operators hold fractions, and a
     pipeline whose operators hold every CPU waits for ever (see docs/surprises.md); every CPU more starts a process."""
@@ -34,6 +57,8 @@ class ClusterSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        if self.address is not None:
+            check_address(self.address, "cluster.address")
         check_number("cluster.local_cpus", self.local_cpus, least=_FEWEST_CPUS, most=_MOST_CPUS)
         price = self.price_per_hour
         require(price is None or 0 <= price < math.inf, f"cluster.price_per_hour must be >= 0, got {price}")
@@ -42,7 +67,7 @@ class ClusterSettings:
     @property
     def is_local(self) -> bool:
         """True when the job starts a Ray of its own, which cannot grow (``ray job submit`` sets RAY_ADDRESS)."""
-        return not (self.address or os.environ.get("RAY_ADDRESS"))
+        return not self.address and os.environ.get("RAY_ADDRESS", "") in ("", "local")
 
     def cpus_of_local_ray(self) -> int:
         """Logical CPUs to start a local Ray with."""

@@ -141,7 +141,7 @@ def test_the_summary_says_what_a_person_wants_to_know(bundle: Bundle, tmp_path: 
 
 POOLS = (PoolSettings(actors=2, cpus=0.5), PoolSettings(actors=3, max_actors=4, cpus=0.25), PoolSettings(cpus=1))
 LOCAL = ClusterSettings()
-REMOTE = ClusterSettings(address="ray://head:10001")
+REMOTE = ClusterSettings(address="head:6379")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from jobs.training.plan import TrainPlan, check_resources, identity, plan_traini
 from tests.small_images import write_folders
 
 QUICK = "tests.small_networks:quick"
-REMOTE = ClusterSettings(address="ray://head:10001")
+REMOTE = ClusterSettings(address="head:6379")
 HELD_OUT = DatasetSettings(path="held_out")
 
 
