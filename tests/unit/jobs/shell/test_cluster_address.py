@@ -66,28 +66,38 @@ def test_an_address_comes_with_where_it_was_given(
     assert cluster_address(ClusterSettings(address=given)) == ClusterAddress(address, origin)
 
 
-WRONG = [
-    (
-        "ray://head:10001",
-        "Ray Client (ray://) is not supported; run the job on a machine of the cluster with host:6379",
-    ),
-    ("http://127.0.0.1:8265", "which is a dashboard's address as ray job submit takes it; give the head's host:6379"),
-    ("head", "must be auto or host:port (often host:6379), got 'head'; leave it out for a Ray here"),
-    ("head:", "must be auto or host:port (often host:6379), got 'head:'"),
-    (":6379", "must be auto or host:port (often host:6379), got ':6379'"),
-    ("head:port", "must be auto or host:port (often host:6379), got 'head:port'"),
-    ("head:70000", "must be auto or host:port (often host:6379), got 'head:70000'"),
-    ("local", "must be auto or host:port (often host:6379), got 'local'; leave it out for a Ray here"),
-]
-
-
-@pytest.mark.parametrize(("address", "message"), WRONG)
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        (
+            "ray://head:10001",
+            "Ray Client (ray://) is not supported; run the job on a machine of the cluster with host:6379",
+        ),
+        (
+            "http://127.0.0.1:8265",
+            "which is a dashboard's address as ray job submit takes it; give the head's host:6379",
+        ),
+        ("head", "must be auto or host:port (often host:6379), got 'head'; leave it out for a Ray here"),
+        ("head:", "must be auto or host:port (often host:6379), got 'head:'"),
+        (":6379", "must be auto or host:port (often host:6379), got ':6379'"),
+        ("head:port", "must be auto or host:port (often host:6379), got 'head:port'"),
+        ("head:70000", "must be auto or host:port (often host:6379), got 'head:70000'"),
+        ("local", "must be auto or host:port (often host:6379), got 'local'; leave it out for a Ray here"),
+    ],
+)
 def test_an_address_that_is_none_is_refused_where_it_is_set(address: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^cluster.address .*{re.escape(message)}"):
         ClusterSettings(address=address)
 
 
-@pytest.mark.parametrize(("address", "message"), WRONG)
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ray://head:10001", "Ray Client (ray://) is not supported; run the job on a machine of the cluster"),
+        ("https://head", "which is a dashboard's address as ray job submit takes it; give the head's host:6379"),
+        ("head", "must be auto or host:port (often host:6379), got 'head'; leave it out for a Ray here"),
+    ],
+)
 def test_so_is_one_of_the_environment(environment: pytest.MonkeyPatch, address: str, message: str) -> None:
     environment.setenv("RAY_ADDRESS", address)
     cluster = ClusterSettings(address="auto")
