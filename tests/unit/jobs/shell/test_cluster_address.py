@@ -6,7 +6,9 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
 from jobs.settings.common import ClusterSettings
@@ -116,6 +118,17 @@ def test_what_answers_like_a_ray_is_joined() -> None:
     server = Server(SETTINGS_FRAME)
     check_answers(ClusterAddress(server.address, "cluster.address"), 0)
     assert server.heard.startswith(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+
+
+def test_a_server_of_grpc_answers_like_a_ray() -> None:
+    """What Ray's head is built on, which Ray brings along."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("0.0.0.0:0")
+    server.start()
+    try:
+        check_answers(ClusterAddress(f"127.0.0.1:{port}", "cluster.address"), 0)
+    finally:
+        server.stop(None)
 
 
 @pytest.mark.parametrize("origin", ["cluster.address", "the environment variable RAY_ADDRESS"])
