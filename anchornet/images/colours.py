@@ -5,8 +5,9 @@ Shapes: H x W pixels of a picture.
 
 from __future__ import annotations
 
+import io
 import re
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,7 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         image = image.convert("LA")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    if "transparency" in image.info:
-        image = _with_key_of_eight_bits(image, data)
-    rgba = image.convert("RGBA")
+    rgba = _with_alpha(image, data)
     white = Image.new("RGBA", image.size, (_WHITE,) * 4)
     return Image.alpha_composite(white, rgba).convert("RGB")
 
@@ -111,11 +110,23 @@ def _tags(image: Image.Image) -> Any:
     return getattr(image, "tag_v2", {})
 
 
-def _with_key_of_eight_bits(image: Image.Image, data: bytes) -> Image.Image:
-    """``image`` whose transparent colour is given in the bits of its pixels; a PNG gives it in those of the file."""
-    key, depth = image.info["transparency"], data[24] if image.format == "PNG" else 8
+def _with_alpha(image: Image.Image, data: bytes) -> Image.Image:
+    """``image`` as RGBA. The transparent colour of a PNG is given in the bits of the file, and Pillow's pixels have 8."""
+    key, depth = image.info.get("transparency"), data[24] if image.format == "PNG" else 8
     if depth < 8 and image.mode == "L" and isinstance(key, int):
         image.info["transparency"] = key * _WHITE // (2**depth - 1)
-    elif depth == 16 and isinstance(key, tuple):
-        image.info["transparency"] = tuple(part >> 8 for part in key)
-    return image
+    if depth < 16 or image.mode != "RGB" or not isinstance(key, tuple):
+        return image.convert("RGBA")
+    high = np.asarray(image)
+    hidden = ((high.astype(np.uint16) << 8 | _low_bytes(data)) == np.array(key, np.uint16)).all(axis=2)
+    return Image.fromarray(np.dstack([high, np.where(hidden, 0, _WHITE).astype(np.uint8)]))
+
+
+def _low_bytes(data: bytes) -> NDArray[np.uint8]:
+    """(H, W, 3): the lower half of each channel of a PNG of 16 bits, which Pillow leaves out; the same file taken for one of
+    the other order of bytes."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        tiles: Any = [(*tile[:3], "RGB;16L") for tile in cast(Any, image).tile]
+        cast(Any, image).tile = tiles
+        image.load()
+        return np.array(image)

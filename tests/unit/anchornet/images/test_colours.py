@@ -147,6 +147,19 @@ def test_transparent_grey_of_16_bits_lies_over_white_and_does_not_count() -> Non
     assert grey_of(png16(ramp(0, 256, 65535), 0, chunk(b"tRNS", struct.pack(">H", 256)))) == [0, 255, 255]
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_colour_of_16_bits_is_transparent_if_it_is_the_key_to_the_last_bit(interlaced: bool) -> None:
+    colours = np.array([[0, 0, 0], [0, 0, 1], [0x00FF, 0, 0], [0x0100, 0, 0]], np.uint16)
+    data = png16(colours, 2, chunk(b"tRNS", bytes(6)))
+    if interlaced:  # a picture of one row and four columns: passes 1, 4 and 6 hold columns 0, 2 and 1 with 3
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 16, 2, 0, 0, 1))
+        passes = b"".join(b"\0" + colours[columns].astype(">u2").tobytes() for columns in ([0], [2], [1, 3]))
+        data = (
+            data[:8] + header + chunk(b"tRNS", bytes(6)) + chunk(b"IDAT", zlib.compress(passes)) + chunk(b"IEND", b"")
+        )
+    assert decode(data)[0].tolist() == [[255, 255, 255], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
 def test_transparent_colour_of_16_bits_lies_over_white() -> None:
     colours = np.array([[0x1234, 0x5678, 0x9ABC], [0x1000, 0x2000, 0x3000]], np.uint16)
     data = png16(colours, 2, chunk(b"tRNS", struct.pack(">HHH", *(int(value) for value in colours[0]))))

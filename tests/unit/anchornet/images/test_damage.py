@@ -166,7 +166,15 @@ def test_a_bmp_of_a_kind_that_is_not_read_is_called_so() -> None:
         decode(data[:28] + b"\2\0" + data[30:])
 
 
-TRUNCATED = [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("PPM", {})]
+TRUNCATED = [
+    ("JPEG", {}),
+    ("JPEG", {"progressive": True}),
+    ("PNG", {}),
+    ("GIF", {}),
+    ("BMP", {}),
+    ("PPM", {}),
+    ("TIFF", {}),
+]
 
 
 @pytest.mark.parametrize(("format_name", "options"), TRUNCATED)
