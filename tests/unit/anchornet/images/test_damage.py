@@ -144,6 +144,8 @@ def test_a_whole_tiff_of_a_kind_that_is_not_read_is_called_so(tag: int, value: i
     file = io.BytesIO()
     Image.fromarray(PICTURE[..., 0]).save(file, "TIFF", big_tiff=big)
     data = file.getvalue()
+    if big and data[2:4] != b"+\0":
+        pytest.skip("this Pillow writes no BigTIFF")
     if big:  # its counts have 8 bytes
         entry = struct.pack("<HHQ", tag, 3, 1)
         at = data.index(entry) + len(entry)
