@@ -6,16 +6,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 
 from anchornet.budget.frontier import Frontier, fit_frontier
-from anchornet.bundle import assemble_bundle
+from anchornet.bundle import assemble_bundle, load_bundle, write_calibration
 from anchornet.data.listing import DatasetSettings
+from anchornet.data.unlabelled import list_unlabelled
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from benchmarks.tables import EXITS, synthetic_table
 from jobs import calibrate
-from jobs.settings.common import RunSettings
+from jobs.data.dataset import _RowReader
+from jobs.scoring.exits import CASCADE, ExitActor, ExitWork, _exit_table, exit_names
+from jobs.settings.common import InferenceSettings, PoolSettings, RunSettings
 from jobs.settings.scoring import CalibrateConfig
 from tests.small_images import encode
 from tests.tiny_bundle import CLASSES, save_tiny_models
@@ -114,6 +118,25 @@ def test_without_labels_the_report_says_what_it_cannot_show() -> None:
     assert "accuracy |" not in text
     assert "Without labels nothing is known to be right. So there is no accuracy here" in text
     assert calibrate.UNKNOWN not in calibrate.render(calibrate.summarise(fit_frontier(TABLE), TABLE, NAMES))
+
+
+def test_images_without_labels_make_a_bundle_without_confidences(tmp_path: Path) -> None:
+    bundle = str(tmp_path / "bundle")
+    assemble_bundle(bundle, save_tiny_models(str(tmp_path / "models")), AnchorNetSettings())
+    (tmp_path / "images").mkdir()
+    for number in range(12):
+        (tmp_path / "images" / f"{number}.png").write_bytes(encode(number, side=256) if number else b"no picture")
+    found = list_unlabelled(DatasetSettings(path=str(tmp_path / "images")), seed=0)
+    work = ExitWork(bundle, PoolSettings(threads=1), InferenceSettings())
+    [block] = found.blocks
+    rows = pa.concat_tables(_RowReader(found, load_bundle(bundle).preprocessing)(block))
+    table = _exit_table(ExitActor(work)(rows), CASCADE, exit_names(work)[CASCADE])
+    assert (len(table), table.label) == (11, None)
+    write_calibration(bundle, table, fit_frontier(table))
+    loaded = load_bundle(bundle)
+    assert loaded.frontier is not None
+    assert (loaded.frontier.labelled, loaded.calibrator) == (False, None)
+    assert loaded.frontier.maximum_gflops == pytest.approx(float(table.cost_macs[:, -1].mean()) / 1e9)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
