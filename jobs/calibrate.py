@@ -1,6 +1,7 @@
 """Run all exits on held-out labelled images and put the exit table and the frontier into the bundle.
 
     python -m jobs.calibrate --config jobs/configs/calibrate.yaml
+    python -m jobs.calibrate --config jobs/configs/calibrate.yaml --set labelled=false --set data.path=FOLDER
 
 With ``models`` given the bundle is put together from trained networks first; without, it must exist already (imported).
 Where the system leaves a choice to calibration (``system.combine: auto``), every candidate is computed, and the bundle keeps the
@@ -17,9 +18,11 @@ from typing import Any
 from anchornet.budget.alternatives import choose_frontier
 from anchornet.budget.confidence import calibration_errors
 from anchornet.budget.exit_table import ExitTable
-from anchornet.budget.frontier import Frontier
+from anchornet.budget.frontier import Frontier, check_enough
 from anchornet.bundle import assemble_bundle, check_roles, load_bundle, write_calibration
+from anchornet.data.listing import Listing
 from anchornet.data.sources import list_images
+from anchornet.data.unlabelled import list_unlabelled
 from anchornet.files import storage
 from anchornet.files.documents import write_json
 from anchornet.models.card import load_model
@@ -37,6 +40,13 @@ from jobs.shell.run_folder import RunFolder, model_in
 logger = logging.getLogger(__name__)
 
 NUM_BUDGETS = 7
+SHOWN_CLASSES = 10
+UNKNOWN = (
+    "Without labels nothing is known to be right. So there is no accuracy here or in the plan of a label job, label rows get no "
+    "confidence, and the useful maximum is every exit of every image, whether or not the later exits are any better. A budget "
+    "is met as exactly as with labels."
+)
+"""What a calibration on unlabelled images cannot show."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def execute(config: CalibrateConfig) -> int:
     """List, assemble, collect, fit, write."""
     with progress(f"listing {config.data.path}"):  # before a calibrated bundle is replaced
-        found = list_images(config.data, _classes(config), seed=config.run.seed)
+        found = _listing(config)
     if config.models:
         assemble_bundle(config.bundle, _model_folders(config), config.system)
     bundle = load_bundle(config.bundle)
@@ -60,13 +70,25 @@ def execute(config: CalibrateConfig) -> int:
     choice = choose_frontier(tables)
     frontier, table = choice.frontier, tables[choice.name]
     _warn_of_unreadable(found.num_images, len(table.image_id))
+    _warn_of_missing(scores.classes_without_images(table, bundle.classes), len(bundle.classes))
     write_calibration(config.bundle, table, frontier, bundle.system.alternatives.get(choice.name))
     folder = RunFolder(config.run.folder)
     storage.write_bytes(folder.picture, frontier_picture(frontier))
-    report = {**summarise(frontier, table), "choice": choice.report()}
+    report = {**summarise(frontier, table, bundle.classes), "choice": choice.report()}
     write_json(folder.report, report)
     sys.stdout.write(render(report))
     return 0
+
+
+def _listing(config: CalibrateConfig) -> Listing:
+    """The calibration images; raises ValueError when there are too few, or when their classes are not the networks'."""
+    classes = _classes(config)
+    if config.labelled:
+        found = list_images(config.data, classes, seed=config.run.seed)
+    else:
+        found = list_unlabelled(config.data, seed=config.run.seed)
+    check_enough(found.num_images)
+    return found
 
 
 def _classes(config: CalibrateConfig) -> tuple[str, ...]:
@@ -82,18 +104,21 @@ def _model_folders(config: CalibrateConfig) -> dict[str, str]:
     return {role: model_in(folder) for role, folder in config.models.items()}
 
 
-def summarise(frontier: Frontier, table: ExitTable) -> dict[str, Any]:
-    """What the frontier offers, and how far raw and calibrated confidence are from the truth."""
+def summarise(frontier: Frontier, table: ExitTable, classes: Sequence[str]) -> dict[str, Any]:
+    """What the frontier offers, and how far raw and calibrated confidence are from the truth; without labels, what it cannot
+    show."""
     budgets = scores.spread(frontier, NUM_BUDGETS)
     return {
         "num_images": frontier.num_images,
+        "labelled": frontier.labelled,
+        "classes_without_images": list(scores.classes_without_images(table, classes)),
         "minimum_gflops": frontier.minimum_gflops,
         "maximum_gflops": frontier.maximum_gflops,
         "spend_error_fraction": frontier.spend_error,
         "budgets": scores.promise_rows(frontier, budgets),
         "single_point": scores.single_point(frontier),
         "exits": scores.exit_rows(table),
-        "calibration_error": calibration_errors(table),
+        "calibration_error": calibration_errors(table) if frontier.labelled else None,
     }
 
 
@@ -106,9 +131,28 @@ def render(report: dict[str, Any]) -> str:
         "leaving": "leaving at",
     }
     head = f"{report['num_images']:,} images; spend of a fixed policy is known to {100 * report['spend_error_fraction']:.1f} %"
-    said = [report.get("choice"), report["single_point"]]
+    if not report["labelled"]:
+        del columns["accuracy"], columns["accuracy_standard_error"]
+    missing = report["classes_without_images"]
+    said = [
+        report.get("choice"),
+        report["single_point"],
+        missing_text(missing) if missing else None,
+        None if report["labelled"] else UNKNOWN,
+    ]
     parts = [head, scores.markdown(report["budgets"], columns), *filter(None, said)]
     return "\n\n".join(parts) + "\n"
+
+
+def missing_text(missing: Sequence[str]) -> str:
+    """A sentence about classes that no calibration image is of."""
+    names = ", ".join(missing[:SHOWN_CLASSES]) + (", ..." if len(missing) > SHOWN_CLASSES else "")
+    return f"No calibration image is of {names} ({len(missing)} of the classes): what is promised holds for images of the others."
+
+
+def _warn_of_missing(missing: Sequence[str], num_classes: int) -> None:
+    if missing:
+        logger.warning("%d of %d classes have no calibration image, such as %s", len(missing), num_classes, missing[0])
 
 
 def _warn_of_unreadable(listed: int, used: int) -> None:

@@ -41,6 +41,8 @@ def execute(config: EvaluateConfig) -> int:
     bundle = load_bundle(config.bundle)
     if bundle.frontier is None:
         raise ValueError(f"bundle {config.bundle} has no frontier; run python -m jobs.calibrate first")
+    budgets = config.gflops_per_image or scores.spread(bundle.frontier, NUM_BUDGETS)
+    bundle.frontier.at(min(budgets))  # refuses one below the first exit before anything is started
     work = _work(config)
     with progress(f"listing {config.data.path}"):
         found = list_images(config.data, bundle.classes, seed=config.run.seed)
@@ -49,7 +51,6 @@ def execute(config: EvaluateConfig) -> int:
         check_pool(config.pool, config.cluster, *cluster_resources())
         save_provenance(config)
         tables = collect(labelled_images(found, bundle.preprocessing), work, names)
-    budgets = config.gflops_per_image or scores.spread(bundle.frontier, NUM_BUDGETS)
     report = {
         "num_images": len(tables[CASCADE].image_id),
         "num_unreadable": found.num_images - len(tables[CASCADE].image_id),

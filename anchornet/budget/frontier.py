@@ -25,6 +25,7 @@ __all__ = [
     "FrontierPoint",
     "MixedPolicy",
     "Policy",
+    "check_enough",
     "first_exit",
     "fit_frontier",
     "hash_fraction",
@@ -37,6 +38,8 @@ FEW_IMAGES = 1000
 FEWEST_IMAGES = 10
 _NOT_TOLD_APART = 0.1
 """Part of the standard error of a comparison within which two accuracies count as equal when the useful end is sought."""
+_LEVEL = 1e-9
+"""Difference of two accuracies that is nothing but the arithmetic of a fit."""
 _NUM_TARGETS = 48
 _NUM_FOLDS = 5
 _ANSWERS_THAT_DIFFER = 0.05
@@ -188,6 +191,12 @@ def _point_in(content: dict[str, Any]) -> FrontierPoint:
     return FrontierPoint(**{**content, **tuples, "policy": Policy(tuple(float(t) for t in content["policy"]))})
 
 
+def check_enough(num_images: int) -> None:
+    """Raises ValueError for fewer images than a frontier can be fitted on."""
+    if num_images < FEWEST_IMAGES:
+        raise ValueError(f"calibration needs at least {FEWEST_IMAGES} images, got {num_images}; give 5,000 if you can")
+
+
 def fit_frontier(table: ExitTable, hashes: Mapping[str, str] | None = None) -> Frontier:
     """The frontier of a table of held-out images.
 
@@ -195,8 +204,7 @@ def fit_frontier(table: ExitTable, hashes: Mapping[str, str] | None = None) -> F
     not fitted on; accuracies are concave in the spend and cross-fitted. Without labels: the geometric family on confidences
     alone. ``hashes`` name what the frontier belongs to. Warns when there are few images; raises ValueError for fewer than 10.
     """
-    if len(table) < FEWEST_IMAGES:
-        raise ValueError(f"calibration needs at least {FEWEST_IMAGES} images, got {len(table)}; give 5,000 if you can")
+    check_enough(len(table))
     labelled = table.label is not None
     thresholds_PK, accuracy_P = _labelled_path(table) if labelled else (_unlabelled_path(table), None)
     points = _points(table, thresholds_PK, accuracy_P)
@@ -239,11 +247,17 @@ def _labelled_path(table: ExitTable) -> tuple[np.ndarray, np.ndarray]:
 def _useful(
     num_images: int, thresholds_PK: np.ndarray, cost_P: np.ndarray, accuracy_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Path and accuracies in order of cost, made concave, cut behind the last spend that is as good as the best."""
+    """Path and accuracies in order of cost, made concave, cut behind the last spend that is as good as the best.
+
+    Where the first exit of every image is as good as the best, nothing else is kept; nor is the rest of a level stretch.
+    """
     _, order = np.unique(cost_P, return_index=True)
     accuracy_P = search.concave_fit(cost_P[order], accuracy_P[order])
     alike = _NOT_TOLD_APART * math.sqrt(_ANSWERS_THAT_DIFFER / num_images)
-    stop = int(np.flatnonzero(accuracy_P >= accuracy_P.max() - alike)[-1]) + 1
+    as_good = np.flatnonzero(accuracy_P >= accuracy_P.max() - alike)
+    stop = 1 if as_good[0] == 0 else int(as_good[-1]) + 1
+    while stop > 1 and abs(accuracy_P[stop - 2] - accuracy_P[stop - 1]) < _LEVEL:
+        stop -= 1
     return thresholds_PK[order[:stop]], np.minimum(accuracy_P, accuracy_P[stop - 1])[:stop]
 
 

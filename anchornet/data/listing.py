@@ -24,6 +24,8 @@ class DatasetSettings:
     """Folder or ``s3://`` prefix. Class folders: ``path/CLASS/...``; Parquet: ``path`` or files below it end in .parquet."""
     limit: int | None = None
     """Use at most this many images, drawn evenly from the shuffled list; None uses all."""
+    accept_truncated: bool = False
+    """Use files whose tail is missing by what is there of them; false: they count as unreadable."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -42,6 +44,8 @@ class Listing:
     """How to get the bytes of a block's rows."""
     rows_are_files: bool
     """True when each row is a file of its own, so rows may be shuffled freely; False: a block is one row group."""
+    accept_truncated: bool = False
+    """Whether files whose tail is missing are used."""
 
     @property
     def num_images(self) -> int:

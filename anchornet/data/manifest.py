@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anchornet.files import storage
+from anchornet.files.ranges import LARGEST_PICTURE, check_number
 
 SCHEMA = pa.schema([("image_id", pa.int64()), ("uri", pa.string())])
 ROWS_PER_FILE = 100_000
+_MOST_THREADS = 1024
 _SOURCE_FILE = "source.txt"
 
 
@@ -31,6 +33,9 @@ class InputSettings:
     """Label only the first this many of the listing; None labels all."""
     max_pixels: int = 100_000_000
     """Larger images get status ``unreadable`` instead of being decoded."""
+    accept_truncated: bool = False
+    """Label files whose tail is missing by what is there of them, with a note in the column ``error``; false: they are
+    ``unreadable``. Calibrate with the same setting (``data.accept_truncated``) when many are."""
     decode_cpus: float = 0.5
     """Logical CPUs of one read-and-decode task."""
     read_threads: int = 16
@@ -39,9 +44,9 @@ class InputSettings:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         _require(self.limit is None or self.limit > 0, f"input.limit must be > 0 or null, got {self.limit}")
-        _require(self.max_pixels > 0, f"input.max_pixels must be > 0, got {self.max_pixels}")
-        _require(self.decode_cpus > 0, f"input.decode_cpus must be > 0, got {self.decode_cpus}")
-        _require(self.read_threads > 0, f"input.read_threads must be > 0, got {self.read_threads}")
+        check_number("input.max_pixels", self.max_pixels, above=0, most=LARGEST_PICTURE)
+        check_number("input.decode_cpus", self.decode_cpus, above=0)
+        check_number("input.read_threads", self.read_threads, above=0, most=_MOST_THREADS)
 
 
 def open_manifest(folder: str, settings: InputSettings, seed: int) -> int:

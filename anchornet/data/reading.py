@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from anchornet.cascade import rows as records
 from anchornet.files import storage
-from anchornet.images.decode import ImageError, decode
+from anchornet.images.decode import ImageError, read_picture
 from anchornet.images.preprocess import Shaping
 
 READ_THREADS = 16
@@ -24,17 +24,20 @@ READ_THREADS = 16
 class ReadAndDecode:
     """Manifest rows -> work rows: read the bytes, decode, shape; a reason where that failed."""
 
-    def __init__(self, preprocessing: Shaping, max_pixels: int, read_threads: int) -> None:
+    def __init__(
+        self, preprocessing: Shaping, max_pixels: int, read_threads: int, accept_truncated: bool = False
+    ) -> None:
         self.preprocessing = preprocessing
         self.max_pixels = max_pixels
         self.read_threads = read_threads
+        self.accept_truncated = accept_truncated
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rows of MANIFEST_SCHEMA to work rows of :func:`anchornet.cascade.rows.work_table`."""
         uris = table["uri"].to_pylist()
         with ThreadPoolExecutor(self.read_threads) as pool:
             contents = list(pool.map(read_or_error, uris))
-        shaped = [shape_or_error(content, self.preprocessing, self.max_pixels) for content in contents]
+        shaped = [shape_or_error(each, self.preprocessing, self.max_pixels, self.accept_truncated) for each in contents]
         pixels, status, errors = zip(*shaped, strict=True) if shaped else ((), (), ())
         image_ids = table["image_id"].to_numpy()
         return records.work_table(image_ids, uris, pixels, status, errors, self.preprocessing.shape)
@@ -64,15 +67,17 @@ def read_or_error(uri: str) -> bytes | OSError:
 
 
 def shape_or_error(
-    content: bytes | OSError, preprocessing: Shaping, max_pixels: int
+    content: bytes | OSError, preprocessing: Shaping, max_pixels: int, accept_truncated: bool = False
 ) -> tuple[np.ndarray | None, str, str | None]:
     """(uint8 pixels of the preprocessing's shape or None, status, reason): the image boundary, where an error becomes a status.
 
-    ``failed``: the storage did not give the file. ``unreadable``: it did, and it is no usable image.
+    ``failed``: the storage did not give the file. ``unreadable``: it did, and it is no usable image. The reason of an image
+    that is ``ok`` is a note (see ``read_picture``).
     """
     if isinstance(content, OSError):
         return None, records.FAILED, f"{type(content).__name__}: {content}"
     try:
-        return preprocessing(decode(content, max_pixels)), records.OK, None
+        picture = read_picture(content, max_pixels, accept_truncated=accept_truncated)
+        return preprocessing(picture.rgb), records.OK, picture.note
     except ImageError as error:
         return None, records.UNREADABLE, str(error)

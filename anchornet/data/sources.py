@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from anchornet.data.folders import list_folders
 from anchornet.data.listing import DatasetSettings, Listing
 from anchornet.data.parquet import list_parquet
@@ -19,9 +21,8 @@ def list_images(settings: DatasetSettings, classes: tuple[str, ...] | None, *, s
     parquet = [uri.endswith(".parquet") for uri in files]
     if any(parquet) and not all(parquet):
         raise ValueError(f"data set {settings.path} mixes Parquet and other files; keep one kind below one folder")
-    if all(parquet):
-        return list_parquet(files, settings, classes, seed)
-    return list_folders(files, settings, classes, seed)
+    listing = (list_parquet if all(parquet) else list_folders)(files, settings, classes, seed)
+    return replace(listing, accept_truncated=settings.accept_truncated)
 
 
 def _visible_files(path: str) -> list[str]:

@@ -1,7 +1,9 @@
 """Typed configuration: frozen dataclasses, with YAML as their text form.
 
 One loader for every job. A key that no dataclass knows is refused with the nearest valid one, a value of the wrong type
-with the type it should have; ranges are checked by each class in ``__post_init__``. Defaults live in the classes only.
+with the type it should have; numbers must be finite and whole ones below 2^53; ranges are checked by each class in
+``__post_init__``. Defaults live in the classes only. Texts of a file or of the command line may name variables of the
+environment (``$SCRATCH/run``), which are put in.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -17,6 +20,10 @@ from typing import Any, TypeVar
 import yaml
 
 from anchornet.files import storage
+from anchornet.files.yaml_text import TwiceError, parse, with_variables
+
+_LARGEST = 2**53
+"""Whole numbers beyond it are slips of the finger, and not every library keeps them exactly."""
 
 T = TypeVar("T")
 
@@ -28,13 +35,14 @@ class ConfigError(ValueError):
 def load_config(cls: type[T], path: str | None = None, overrides: Sequence[str] = ()) -> T:
     """An instance of the dataclass ``cls`` from a YAML file (None: defaults) and ``section.key=value`` overrides.
 
-    Raises ConfigError for a missing file, an unknown key, a wrong type, a missing required key, or a value that the
-    class itself refuses.
+    Raises ConfigError for a missing file, a doubled or unknown key, a wrong type, a missing required key, a variable of the
+    environment that is not set, or a value that the class itself refuses.
     """
     tree = _read_yaml(path) if path else {}
     source = path or "defaults"
     for override in overrides:
         _apply_override(tree, override)
+    tree = _with_variables(tree, source, "")
     return typing.cast(T, _build(cls, tree, source, section=""))
 
 
@@ -63,9 +71,11 @@ def _plain(value: Any) -> Any:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(storage.read_bytes(path))
+        tree = parse(storage.read_bytes(path))
     except FileNotFoundError as error:
         raise ConfigError(f"configuration {path} does not exist; see jobs/configs/ for examples") from error
+    except TwiceError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"configuration {path} is not valid YAML: {error}") from error
     if tree is None:
@@ -82,13 +92,36 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     if not separator or not all(keys):
         raise ConfigError(f"override {override!r} must look like section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
+    except TwiceError as error:
+        raise ConfigError(f"override {override!r}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML; put it in quotes") from error
     here: Any = tree
     for key, following in itertools.pairwise(keys):
         here = _child(here, key, following.isdigit(), override)
     _place(here, keys[-1], _Override(text, value), override)
+
+
+def _with_variables(value: Any, source: str, dotted: str) -> Any:
+    """``value`` whose texts have the environment's variables put in; keys stay as they are."""
+    if isinstance(value, dict):
+        return {key: _with_variables(each, source, f"{dotted}.{key}".lstrip(".")) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_variables(each, source, f"{dotted}[{position}]") for position, each in enumerate(value)]
+    if isinstance(value, _Override):
+        return _Override(_with_variables(value.text, source, dotted), _with_variables(value.value, source, dotted))
+    if not isinstance(value, str):
+        return value
+
+    def unset(name: str) -> str:
+        hint = "export it, write the value itself, or write $$ for a dollar sign"
+        return f"{source}: {dotted} names the variable ${name}, which is not set in the environment; {hint}"
+
+    try:
+        return with_variables(value, unset)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _child(here: Any, key: str, is_list: bool, override: str) -> Any:
@@ -146,18 +179,33 @@ def _build(cls: Any, tree: Mapping[str, Any], source: str, section: str) -> Any:
     values: dict[str, Any] = {}
     for name, field in fields.items():
         dotted = f"{section}.{name}" if section else name
+        if tree.get(name) is None and name in tree and _is_section(hints[name]) and _has_default(field):
+            continue  # a section without anything in it
         if name in tree:
             values[name] = _convert(_with_default_kind(tree[name], field), hints[name], source, dotted)
         elif dataclasses.is_dataclass(hints[name]):
             values[name] = _build(hints[name], {}, source, dotted)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        elif not _has_default(field):
             raise ConfigError(f"{source}: {dotted} is required; set it in the file or with --set {dotted}=...")
     try:
         return cls(**values)
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        known = not section or f"{section}." in str(error)  # many messages name their section
+        raise ConfigError(f"{source}: {error}" if known else f"{source}: {section}: {error}") from error
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _is_section(hint: Any) -> bool:
+    """True for what is written as a section or a list and cannot be null."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return all(dataclasses.is_dataclass(option) for option in options)
+    return dataclasses.is_dataclass(hint) or typing.get_origin(hint) in (tuple, dict, Mapping)
 
 
 def _with_default_kind(value: Any, field: dataclasses.Field[Any]) -> Any:
@@ -256,13 +304,18 @@ def _convert_union(value: Any, options: tuple[Any, ...], source: str, dotted: st
 
 
 def _convert_scalar(value: Any, hint: Any, source: str, dotted: str) -> Any:
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML reads 1e-4 (no dot) as text
+    if hint is float and not isinstance(value, bool):
+        number: float | None
         try:
-            return float(value)
-        except ValueError:
-            pass
+            number = float(value)  # a text too: YAML reads 1e-4 (no dot) as one
+        except (TypeError, ValueError, OverflowError):
+            number = math.inf if isinstance(value, int) else None
+        if number is not None:
+            if not math.isfinite(number):
+                raise ConfigError(f"{source}: {dotted} must be a finite number, got {value!r}")
+            return number
+    if hint is int and isinstance(value, int) and abs(value) >= _LARGEST:
+        raise ConfigError(f"{source}: {dotted} must be a whole number below 2^53, got {value}")
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -6,6 +6,8 @@ rules below hold everywhere:
 * ``AWS_ENDPOINT_URL`` is honoured. ``pyarrow.fs.S3FileSystem()`` alone ignores it.
 * A gateway that is away for a few seconds is waited for (12 attempts; pyarrow's default lost 10 of some 10,000
   requests when a gateway was killed for two seconds, 12 attempts lost none).
+* Storage that lets somebody wait is named in a warning within ten seconds (``waiting``); a bucket that does not exist is
+  an error of its own.
 * A reader never sees half a file: locally a temporary file is renamed, on S3 one PUT is atomic by itself.
 """
 
@@ -20,8 +22,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from anchornet.files.s3_listing import list_objects
+from anchornet.files.waiting import is_remote, says_when_it_waits
 
 S3_ATTEMPTS = 12
+_DENIED = ("ACCESS_DENIED", "Forbidden", "403", "PERMISSION_DENIED")
+"""What an answer to somebody who may not ask has in it."""
+_KNOWN_BUCKETS: list[tuple[pafs.FileSystem, str]] = []
+"""Buckets that were seen, so that each is asked for once; with their client, so that another server is another bucket."""
 _NO_DATA = {"_SUCCESS", "_temporary", "_metadata", "_common_metadata"}
 WRITES_SMALL_FILES_WHOLE = int(pa.__version__.split(".")[0]) >= 21
 """Whether this Arrow can write a small file in one PUT; an older one uploads in parts, as whole but slower."""
@@ -78,10 +85,42 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), absolute(uri)
 
 
-def exists(uri: str) -> bool:
-    """True when a file or folder lies at ``uri`` (on S3: an object, or a prefix with objects below it)."""
+@says_when_it_waits
+def require_bucket(uri: str) -> None:
+    """Raises ValueError when the bucket of ``uri`` does not exist; a local path has none.
+
+    Who may not ask for the bucket as a whole is left to what the storage says of the object.
+    """
+    if not is_remote(uri):
+        return
     file_system, path = resolve(uri)
-    return bool(file_system.get_file_info(path).type != pafs.FileType.NotFound)
+    bucket = path.partition("/")[0]
+    if (file_system, bucket) in _KNOWN_BUCKETS:
+        return
+    try:
+        found = file_system.get_file_info(bucket).type != pafs.FileType.NotFound
+    except OSError as error:
+        if not any(sign in str(error) for sign in _DENIED):
+            raise
+        found = True
+    if not found:
+        raise ValueError(
+            f"bucket {bucket!r} of {uri} does not exist; correct the name, or make it: jobs create objects, never buckets"
+        )
+    _KNOWN_BUCKETS.append((file_system, bucket))
+
+
+@says_when_it_waits
+def exists(uri: str) -> bool:
+    """True when a file or folder lies at ``uri`` (on S3: an object, or a prefix with objects below it).
+
+    Raises ValueError when not even its bucket exists.
+    """
+    file_system, path = resolve(uri)
+    found = bool(file_system.get_file_info(path).type != pafs.FileType.NotFound)
+    if not found:
+        require_bucket(uri)
+    return found
 
 
 def list_files(uri: str) -> list[tuple[str, int]]:
@@ -89,6 +128,7 @@ def list_files(uri: str) -> list[tuple[str, int]]:
 
     Raises FileNotFoundError when the folder does not exist.
     """
+    require_bucket(uri)
     file_system, path = resolve(uri)
     prefix = "s3://" if is_s3(uri) else ""
     infos = file_system.get_file_info(pafs.FileSelector(path, recursive=True))
@@ -103,6 +143,7 @@ def list_visible(uri: str) -> list[str]:
     several requests at a time. Raises FileNotFoundError when the folder does not exist, ValueError for a local name that is
     not UTF-8.
     """
+    require_bucket(uri)
     root = absolute(uri).rstrip("/")
     try:
         found = (
@@ -117,6 +158,7 @@ def _is_hidden(name: str) -> bool:
     return name in _NO_DATA or (name.startswith(".") and name not in (".", ".."))
 
 
+@says_when_it_waits
 def read_bytes(uri: str) -> bytes:
     """The content of the file at ``uri``.
 
@@ -127,10 +169,12 @@ def read_bytes(uri: str) -> bytes:
         return bytes(stream.read())
 
 
+@says_when_it_waits
 def write_bytes(uri: str, data: bytes) -> None:
     """Replace the file at ``uri`` by ``data`` in one step; missing parent folders are made."""
     file_system, path = resolve(uri)
     if is_s3(uri):
+        require_bucket(uri)
         with file_system.open_output_stream(path) as stream:
             stream.write(data)
         return
@@ -144,6 +188,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     temporary.replace(target)
 
 
+@says_when_it_waits
 def delete(uri: str) -> None:
     """Remove the file at ``uri``; raises FileNotFoundError when there is none."""
     file_system, path = resolve(uri)

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anchornet.files.ranges import LARGEST_SIDE, check_number
+
 _TRIES = 10
+_MOST_ASPECT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +41,17 @@ class CropSettings:
         areas, aspects = (self.min_area_fraction, self.max_area_fraction), (self.min_aspect, self.max_aspect)
         if self.size < 1:
             raise ValueError(f"crop size must be >= 1 pixel, got {self.size}")
+        check_number("crop size", self.size, most=LARGEST_SIDE)
         if not 0 < areas[0] <= areas[1] <= 1:
-            raise ValueError(f"crop area fractions must satisfy 0 < min <= max <= 1, got {areas[0]} and {areas[1]}")
-        if not 0 < aspects[0] <= aspects[1]:
-            raise ValueError(f"crop aspects must satisfy 0 < min <= max, got {aspects[0]} and {aspects[1]}")
+            raise ValueError(
+                f"crop.min_area_fraction and crop.max_area_fraction must satisfy 0 < min <= max <= 1, "
+                f"got {areas[0]} and {areas[1]}"
+            )
+        if not 0 < aspects[0] <= aspects[1] <= _MOST_ASPECT:
+            raise ValueError(
+                f"crop.min_aspect and crop.max_aspect must satisfy 0 < min <= max <= {_MOST_ASPECT}, "
+                f"got {aspects[0]} and {aspects[1]}"
+            )
         if not 0 <= self.flip_fraction <= 1:
             raise ValueError(f"crop flip_fraction must be in [0, 1], got {self.flip_fraction}")
 

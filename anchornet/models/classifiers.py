@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,18 +45,33 @@ def build_classifier(name: str, num_classes: int) -> nn.Module:
     """
     if num_classes < 1:
         raise ValueError(f"classifier {name!r} needs num_classes >= 1, got {num_classes}; give the number of labels")
+    check_architecture(name)
     if name.startswith(TIMM):
-        return _build_timm(name, num_classes)
+        import timm
+
+        created: nn.Module = timm.create_model(_timm_name(name), pretrained=False, num_classes=num_classes)
+        return created
     if ":" in name:
         return _build_own(name, num_classes)
-    if name not in names():
-        near = _nearest(name, names())
-        raise ValueError(f"unknown classifier {name!r}{near}; give a torchvision name, timm:NAME or module:function")
     import torchvision
 
     options = _OPTIONS.get(name, {})
     module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
     return module
+
+
+def check_architecture(name: str) -> None:
+    """Returns only if ``build_classifier`` knows ``name``; nothing is built, a module of the user's own is imported.
+
+    Raises ValueError as build_classifier does.
+    """
+    if name.startswith(TIMM):
+        _timm_name(name)
+    elif ":" in name:
+        _own_function(name)
+    elif name not in names():
+        near = _nearest(name, names())
+        raise ValueError(f"unknown classifier {name!r}{near}; give a torchvision name, timm:NAME or module:function")
 
 
 def check_input(module: nn.Module, size: int, num_classes: int) -> None:
@@ -77,7 +93,8 @@ def check_input(module: nn.Module, size: int, num_classes: int) -> None:
         raise ValueError(f"{name} must give logits (1, {num_classes}) for one image, got {found}; return one tensor")
 
 
-def _build_timm(name: str, num_classes: int) -> nn.Module:
+def _timm_name(name: str) -> str:
+    """What timm calls it. Raises ValueError when timm is not installed, or has nothing of this name."""
     try:
         import timm
     except ImportError as error:
@@ -89,22 +106,38 @@ def _build_timm(name: str, num_classes: int) -> nn.Module:
     own = name.removeprefix(TIMM)
     if own not in known:
         raise ValueError(f"classifier {name!r}: timm {timm.__version__} has none of this name{_nearest(own, known)}")
-    module: nn.Module = timm.create_model(own, pretrained=False, num_classes=num_classes)
-    return module
+    return own
 
 
-def _build_own(name: str, num_classes: int) -> nn.Module:
+def _own_function(name: str) -> Callable[[int], Any]:
+    """What ``module:function`` names. Raises ValueError when the module does not import, whatever it raises."""
     module_name, _, function_name = name.partition(":")
+    if not (module_name and function_name):
+        raise ValueError(f"classifier {name!r} must be module:function; give both names")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         reason = f"cannot import {module_name!r} ({error}); put it on the Python path"
         raise ValueError(f"classifier {name!r}: {reason}") from error
+    except Exception as error:  # a user's module may raise anything
+        reason = f"importing {module_name!r} ends in {type(error).__name__}: {error}; mend the module"
+        raise ValueError(f"classifier {name!r}: {reason}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         near = _nearest(function_name, [key for key in vars(module) if callable(vars(module)[key])])
         raise ValueError(f"classifier {name!r}: no function {function_name!r} there{near}; correct the name")
-    built = function(num_classes)
+    own: Callable[[int], Any] = function
+    return own
+
+
+def _build_own(name: str, num_classes: int) -> nn.Module:
+    function = _own_function(name)
+    try:
+        built = function(num_classes)
+    except Exception as error:  # a user's function may raise anything
+        raise ValueError(
+            f"classifier {name!r}: called with {num_classes} classes it ends in {type(error).__name__}: {error}; mend it"
+        ) from error
     if not isinstance(built, nn.Module):
         raise ValueError(
             f"classifier {name!r} gave a {type(built).__name__}; the function must return a torch.nn.Module"

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from anchornet.files.ranges import check_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
@@ -42,13 +44,15 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _require(self.epochs >= 1, f"training.epochs must be >= 1, got {self.epochs}")
-        _require(self.batch_size >= 1, f"training.batch_size must be >= 1, got {self.batch_size}")
-        _require(self.learning_rate > 0, f"training.learning_rate must be > 0, got {self.learning_rate}")
+        check_number("training.epochs", self.epochs, least=1)
+        check_number("training.batch_size", self.batch_size, least=1)
+        check_number("training.learning_rate", self.learning_rate, above=0)
         _require(0 <= self.momentum < 1, f"training.momentum must be in [0, 1), got {self.momentum}")
         _require(self.momentum > 0 or not self.nesterov, "training.nesterov needs training.momentum > 0, got 0")
-        _require(self.weight_decay >= 0, f"training.weight_decay must be >= 0, got {self.weight_decay}")
-        _require(self.gamma > 0, f"training.gamma must be > 0, got {self.gamma}")
+        check_number("training.weight_decay", self.weight_decay, least=0)
+        check_number("training.gamma", self.gamma, above=0)
+        for position, epoch in enumerate(self.milestones):
+            check_number(f"training.milestones[{position}]", epoch, least=1)
         _require(
             0 <= self.warmup_epochs < self.epochs,
             f"training.warmup_epochs must be >= 0 and below training.epochs ({self.epochs}), got {self.warmup_epochs}",

@@ -28,7 +28,7 @@ class LabelCounts:
     status: Counter[str] = field(default_factory=Counter)
     exits: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    """Reasons of rows that are not ``ok``."""
+    """Reasons of rows that are not ``ok``, and notes of some that are."""
     spent_macs: int = 0
     """Multiply-adds of the attempts that led to the rows; failed attempts are known to the ledger alone."""
     missing: int = 0

@@ -15,8 +15,22 @@ Row = dict[str, Any]
 
 
 def exit_rows(table: ExitTable) -> list[Row]:
-    """One row per exit when every image leaves there: accuracy (fraction), its standard error, mean GFLOPs per image."""
+    """One row per exit when every image leaves there: accuracy (fraction), its standard error, mean GFLOPs per image.
+
+    Without labels only the GFLOPs.
+    """
+    if table.label is None:
+        spend_K = table.cost_macs.mean(axis=0) / GIGA
+        return [{"exit": name, "gflops": float(gflops)} for name, gflops in zip(table.exits, spend_K, strict=True)]
     return [{"exit": name, **_score(table.correct[:, k], table.cost_macs[:, k])} for k, name in enumerate(table.exits)]
+
+
+def classes_without_images(table: ExitTable, classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes that no image of a labelled table is of; none of an unlabelled one."""
+    if table.label is None:
+        return ()
+    counts = np.bincount(table.label, minlength=len(classes))
+    return tuple(name for name, count in zip(classes, counts, strict=True) if not count)
 
 
 def frontier_rows(frontier: Frontier, table: ExitTable, gflops: Sequence[float]) -> list[Row]:

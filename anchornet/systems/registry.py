@@ -46,3 +46,7 @@ def _import(name: str, what: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(f"{what}: cannot import {name!r} ({error}); put it on the Python path") from error
+    except Exception as error:  # a user's module may raise anything
+        raise ValueError(
+            f"{what}: importing {name!r} ends in {type(error).__name__}: {error}; mend that module"
+        ) from error

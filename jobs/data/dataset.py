@@ -17,10 +17,10 @@ import ray.data
 from ray.data import RandomSeedConfig
 from ray.data.expressions import random as random_column
 
-from anchornet.data.listing import Listing, Reader
+from anchornet.data.listing import Listing
 from anchornet.data.reading import shape_or_error
 from anchornet.images import augment
-from anchornet.images.decode import MAX_PIXELS, ImageError, decode
+from anchornet.images.decode import MAX_PIXELS, ImageError, read_picture
 from anchornet.images.preprocess import Preprocessing, Shaping
 
 READ_CPUS = 0.5
@@ -43,9 +43,10 @@ ROW_SCHEMA = pa.schema(
 def labelled_images(found: Listing, preprocessing: Shaping) -> ray.data.Dataset:
     """Every listed image once, preprocessed as at test time: rows of ROW_SCHEMA, not yet read.
 
-    image is the bytes of the preprocessing's pixels, or null with a status other than ``ok`` and the reason.
+    image is the bytes of the preprocessing's pixels, or null with a status other than ``ok`` and the reason; an ``ok`` one may
+    have a note there.
     """
-    return _map_blocks(_blocks(found), _RowReader(found.read, preprocessing), found)
+    return _map_blocks(_blocks(found), _RowReader(found, preprocessing), found)
 
 
 def training_images(found: Listing, crop: augment.CropSettings, seed: int, notes: Any) -> ray.data.Dataset:
@@ -64,12 +65,12 @@ def training_images(found: Listing, crop: augment.CropSettings, seed: int, notes
     def shape(rgb: np.ndarray, row: dict[str, Any]) -> np.ndarray:
         return augment.random_view(rgb, crop, np.random.default_rng([row["image_id"], int(row["draw"] * 2**53)]))
 
-    return _map_blocks(rows, _TensorReader(found.read, shape, notes), found)
+    return _map_blocks(rows, _TensorReader(found, shape, notes), found)
 
 
 def validation_images(found: Listing, preprocessing: Preprocessing, notes: Any) -> ray.data.Dataset:
     """Every readable image once, centre-cropped: columns image uint8 (crop, crop, 3) and label int64."""
-    reader = _TensorReader(found.read, lambda rgb, row: preprocessing(rgb), notes)
+    reader = _TensorReader(found, lambda rgb, row: preprocessing(rgb), notes)
     return _map_blocks(_blocks(found), reader, found)
 
 
@@ -132,13 +133,13 @@ def _map_blocks(
 class _RowReader:
     """One block of a listing -> blocks of ROW_SCHEMA, every row kept."""
 
-    def __init__(self, read: Reader, preprocessing: Shaping) -> None:
-        self.read = read
+    def __init__(self, found: Listing, preprocessing: Shaping) -> None:
+        self.read, self.accept_truncated = found.read, found.accept_truncated
         self.preprocessing = preprocessing
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         for chunk, contents in self.read(block, CHUNK_IMAGES):
-            shaped = [shape_or_error(content, self.preprocessing, MAX_PIXELS) for content in contents]
+            shaped = [shape_or_error(each, self.preprocessing, MAX_PIXELS, self.accept_truncated) for each in contents]
             pixels, status, errors = zip(*shaped, strict=True)
             columns = {name: chunk[name] for name in ("image_id", "uri", "label")}
             encoded = [None if each is None else each.tobytes() for each in pixels]
@@ -148,8 +149,8 @@ class _RowReader:
 class _TensorReader:
     """One block of a listing -> batches of shaped images and labels; the rest goes to the notes."""
 
-    def __init__(self, read: Reader, shape: Callable[[np.ndarray, dict[str, Any]], np.ndarray], notes: Any) -> None:
-        self.read = read
+    def __init__(self, found: Listing, shape: Callable[[np.ndarray, dict[str, Any]], np.ndarray], notes: Any) -> None:
+        self.read, self.accept_truncated = found.read, found.accept_truncated
         self.shape = shape
         self.notes = notes
 
@@ -171,4 +172,4 @@ class _TensorReader:
     def _decode(self, content: bytes | OSError, row: dict[str, Any]) -> np.ndarray:
         if isinstance(content, OSError):
             raise content
-        return self.shape(decode(content, MAX_PIXELS), row)
+        return self.shape(read_picture(content, MAX_PIXELS, accept_truncated=self.accept_truncated).rgb, row)

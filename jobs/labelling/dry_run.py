@@ -81,7 +81,8 @@ class Seconds:
 def _seconds_per_image(config: LabelConfig, plan: LabelPlan, state: Mapping[str, Any], uris: list[str]) -> Seconds:
     table = pa.table({"image_id": np.arange(len(uris[:DECODE_SAMPLE])), "uri": uris[:DECODE_SAMPLE]})
     started = time.perf_counter()
-    ReadAndDecode(plan.preprocessing, config.input.max_pixels, config.input.read_threads)(table)
+    settings = config.input
+    ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads, settings.accept_truncated)(table)
     decode_s = (time.perf_counter() - started) / len(table)
     return Seconds(decode_s, tuple(seconds / len(uris) for seconds in state["stage_compute_s"]))
 

@@ -45,7 +45,7 @@ def pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> Data
     settings, first = config.input, plan.pools[0]
     rows = _manifest_rows(RunFolder(config.run.folder).manifest, first.batch_size)
     rows = rows.map_batches(
-        ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads),
+        ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads, settings.accept_truncated),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=settings.decode_cpus,

@@ -19,6 +19,8 @@ from jobs.shell.run_folder import RunFolder
 
 SMALL_TASK_CPUS = 0.25
 """Logical CPUs of a task that reads manifest rows or writes label rows."""
+_MORE_THAN_ENOUGH = 1000
+"""Times every exit of every image; a larger budget counts as this one, so that all sums stay whole numbers of usual size."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
     folder = RunFolder(config.run.folder)
     per_image = config.budget.gflops_per_image or (config.budget.total_gflops or 0.0) / num_images
     num_labelled = count_labelled(folder)
-    budget_macs = round(per_image * num_images * GIGA)
+    enough_macs = _MORE_THAN_ENOUGH * num_images * sum(exit.macs for exit in cascade.exits)
+    budget_macs = round(min(per_image * num_images * GIGA, enough_macs))
     spent_macs = spent_so_far(folder, num_labelled)
     policy = policy_for_the_rest(
         config.budget.mode,
@@ -120,8 +123,8 @@ def policy_for_the_rest(
 
     Raises ValueError when the budget, or what is left of it, does not cover the first exit of the images that remain.
     """
-    if mode == "fixed" or not remaining:
-        return frontier.at(per_image)
+    if mode == "fixed" or not remaining or per_image < frontier.minimum_gflops * (1 - 1e-12):
+        return frontier.at(per_image)  # which refuses one below the first exit
     left_per_image = left_macs / GIGA / remaining
     if left_macs < remaining * first_macs and left_per_image < per_image * (1 - 1e-6):
         missing = gflops_text((remaining * first_macs - left_macs) / GIGA)

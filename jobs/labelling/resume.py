@@ -24,6 +24,7 @@ def identity(config: LabelConfig, bundle: Bundle) -> dict[str, Any]:
         **{f"bundle's {part}": value for part, value in bundle.frontier.hashes.items()},
         "inference.precision": config.inference.precision,
         "input.max_pixels": config.input.max_pixels,
+        "input.accept_truncated": config.input.accept_truncated,
     }
 
 

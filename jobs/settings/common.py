@@ -7,8 +7,14 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-_FEWEST_CPUS = 4
-"""Logical CPUs with which every job runs at its default sizes."""
+from anchornet.files.ranges import check_number
+
+_FEWEST_CPUS, _MOST_CPUS = 4, 4096
+"""Logical CPUs of a local Ray: with the fewest every job runs at its default sizes, and each is a process."""
+AUTO = "auto"
+"""Address of the Ray that runs on this machine, whatever it is."""
+_LARGEST_PORT = 65535
+_LARGEST_SEED = 2**32 - 1
 
 
 def require(condition: bool, message: str) -> None:
@@ -17,12 +23,32 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_address(address: str, origin: str) -> None:
+    """Raises ValueError, naming ``origin``, for the address of a cluster that is neither ``auto`` nor ``host:port``."""
+    host, separator, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"{origin} is {address}: Ray Client (ray://) is not supported; run the job on a machine of the cluster with "
+            f"host:6379, or with ray job submit"
+        )
+    if "://" in address:
+        raise ValueError(
+            f"{origin} is {address}, which is a dashboard's address as ray job submit takes it; give the head's host:6379, "
+            f"or submit the job"
+        )
+    if address != AUTO and not (separator and host and port.isdigit() and 0 < int(port) <= _LARGEST_PORT):
+        raise ValueError(
+            f"{origin} must be auto or host:port (often host:6379), got {address!r}; leave it out for a Ray here"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
     """Where the job runs."""
 
     address: str | None = None
-    """Ray address (``auto``, ``ray://host:10001``); None joins the cluster of ``ray job submit`` or starts a local Ray."""
+    """Address of a running Ray, ``host:6379``, or ``auto`` for the one on this machine; None joins the cluster that RAY_ADDRESS
+    names (``ray job submit`` sets it) or starts a local Ray."""
     local_cpus: int | None = None
     """Logical CPUs of a local Ray; None: as many as there are cores, and at least 4. Operators hold fractions, and a
     pipeline whose operators hold every CPU waits for ever (see docs/surprises.md); every CPU more starts a process."""
@@ -31,15 +57,17 @@ class ClusterSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        cpus = self.local_cpus
-        require(cpus is None or cpus >= _FEWEST_CPUS, f"cluster.local_cpus must be >= {_FEWEST_CPUS}, got {cpus}")
+        if self.address is not None:
+            check_address(self.address, "cluster.address")
+        check_number("cluster.local_cpus", self.local_cpus, least=_FEWEST_CPUS, most=_MOST_CPUS)
         price = self.price_per_hour
         require(price is None or 0 <= price < math.inf, f"cluster.price_per_hour must be >= 0, got {price}")
+        check_number("cluster.price_per_hour", price)
 
     @property
     def is_local(self) -> bool:
         """True when the job starts a Ray of its own, which cannot grow (``ray job submit`` sets RAY_ADDRESS)."""
-        return not (self.address or os.environ.get("RAY_ADDRESS"))
+        return not self.address and os.environ.get("RAY_ADDRESS", "") in ("", "local")
 
     def cpus_of_local_ray(self) -> int:
         """Logical CPUs to start a local Ray with."""
@@ -54,6 +82,10 @@ class RunSettings:
     """Run folder, local or ``s3://``: results, report, resolved configuration, checkpoints. The same folder resumes."""
     seed: int = 0
     """Seed of initial weights, of the order of training images, and of the order in which a label job meets its images."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that not every generator takes."""
+        check_number("run.seed", self.seed, least=0, most=_LARGEST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +109,15 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        require(self.actors >= 1, f"pool actors must be >= 1, got {self.actors}")
+        check_number("pool actors", self.actors, least=1)
+        check_number("pool max_actors", self.max_actors)
         most = self.max_actors
         require(most is None or most >= self.actors, f"pool max_actors must be >= actors ({self.actors}), got {most}")
         require(self.cpus >= 0 and self.gpus >= 0, f"pool cpus and gpus must be >= 0, got {self.cpus}, {self.gpus}")
-        require(self.batch_size >= 1, f"pool batch_size must be >= 1, got {self.batch_size}")
+        check_number("pool cpus", self.cpus)
+        check_number("pool gpus", self.gpus)
+        check_number("pool batch_size", self.batch_size, least=1)
+        check_number("pool threads", self.threads, least=1)
 
     @property
     def largest(self) -> int:

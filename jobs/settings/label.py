@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from anchornet.data.manifest import InputSettings
+from anchornet.files.ranges import check_number
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings, require
 
 
@@ -24,13 +25,15 @@ class BudgetSettings:
 
     def __post_init__(self) -> None:
         """Refuse a missing, doubled or non-positive budget."""
-        given = [v for v in (self.total_gflops, self.gflops_per_image) if v is not None]
+        sizes = {"total_gflops": self.total_gflops, "gflops_per_image": self.gflops_per_image}
+        given = {key: value for key, value in sizes.items() if value is not None}
         require(
             len(given) == 1,
             f"give exactly one of budget.total_gflops and budget.gflops_per_image, got "
             f"{self.total_gflops} and {self.gflops_per_image}; set the other one to null",
         )
-        require(0 < given[0] < math.inf, f"the budget must be a number > 0 of GFLOPs, got {given[0]}")
+        for key, value in given.items():
+            require(0 < value < math.inf, f"budget.{key} must be a number > 0 of GFLOPs, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        check_number("rows_per_file", self.rows_per_file, least=1)
         fraction = self.max_failed_fraction
         require(0 <= fraction <= 1, f"max_failed_fraction must be in [0, 1], got {fraction}")
 

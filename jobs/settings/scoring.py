@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anchornet.data.listing import DatasetSettings
+from anchornet.files.ranges import check_number
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.systems.registry import SystemSettings
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings
@@ -19,6 +20,9 @@ class CalibrateConfig:
     bundle: str
     """Bundle folder; made from ``models`` when those are given."""
     data: DatasetSettings
+    labelled: bool = True
+    """Whether the images have labels. False: ``data.path`` is anything that a label job takes; the frontier meets a budget as
+    exactly, but nothing is known of accuracy, and label rows get no ``confidence``."""
     models: Mapping[str, str] = field(default_factory=dict)
     """Trained networks by role, each the run folder of a train job or the model folder in it; empty when the bundle exists
     already."""
@@ -44,3 +48,8 @@ class EvaluateConfig:
     pool: PoolSettings = field(default_factory=PoolSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for position, gflops in enumerate(self.gflops_per_image):
+            check_number(f"gflops_per_image[{position}]", gflops, above=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from anchornet.data.listing import DatasetSettings
+from anchornet.files.ranges import LARGEST_SIDE, check_number
 from anchornet.images.augment import CropSettings
 from anchornet.systems.registry import RecipeSettings
 from jobs.settings.common import ClusterSettings, RunSettings, require
@@ -50,9 +51,10 @@ class WorkerSettings:
             self.count == 0 or (shape_ok and min(counts) >= 1),
             f"workers.count must be 0, a number >= 1, or [fewest, most], got {self.count}",
         )
-        require(self.cpus > 0, f"workers.cpus must be > 0, got {self.cpus}")
-        require(self.threads is None or self.threads >= 1, f"workers.threads must be >= 1, got {self.threads}")
-        require(self.max_failures >= 0, f"workers.max_failures must be >= 0, got {self.max_failures}")
+        check_number("workers.count", counts[-1])
+        check_number("workers.cpus", self.cpus, above=0)
+        check_number("workers.threads", self.threads, least=1)
+        check_number("workers.max_failures", self.max_failures, least=0)
 
     @property
     def fewest(self) -> int:
@@ -92,5 +94,6 @@ class TrainConfig:
         """Refuse values that cannot work."""
         fraction = self.max_unreadable_fraction
         require(0 <= fraction <= 1, f"max_unreadable_fraction must be in [0, 1], got {fraction}")
-        require(self.shuffle_buffer >= 0, f"shuffle_buffer must be >= 0, got {self.shuffle_buffer}")
+        check_number("shuffle_buffer", self.shuffle_buffer, least=0)
         require(self.image_size >= 1, f"image_size must be >= 1 pixel, got {self.image_size}")
+        check_number("image_size", self.image_size, most=LARGEST_SIDE)

@@ -26,7 +26,7 @@ def save_provenance(config: Any) -> None:
     """Write ``config.yaml`` and ``provenance.json`` (commit, versions, hardware) into the run folder."""
     folder = RunFolder(config.run.folder)
     text = yaml.safe_dump(configuration.to_dict(config), sort_keys=False)
-    storage.write_bytes(folder.config, text.encode())
+    storage.write_bytes(folder.config, text.replace("$", "$$").encode())  # it is read as a configuration again
     write_json(folder.provenance, provenance())
 
 

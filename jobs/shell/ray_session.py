@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import ray
 import ray.data
 
-from jobs.settings.common import ClusterSettings
+from jobs.settings.common import AUTO, ClusterSettings
 from jobs.shell import terminal
+from jobs.shell.cluster_address import check_answers, cluster_address
 from jobs.shell.provenance import ROOT
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,10 @@ def _connect(cluster: ClusterSettings) -> None:
     if cluster.is_local:
         start_local_ray(cluster.cpus_of_local_ray())
     else:
-        ray.init(address=cluster.address or "auto", runtime_env=runtime_env(), log_to_driver=False)
+        where = cluster_address(cluster)
+        logger.info("joining the Ray at %s (from %s)", where.address, where.origin)
+        check_answers(where)
+        ray.init(address=cluster.address or AUTO, runtime_env=runtime_env(), log_to_driver=False)
     # The job has progress lines of its own.
     ray.data.DataContext.get_current().enable_progress_bars = False
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from anchornet.data.listing import DatasetSettings
 from anchornet.files import config, storage
+from anchornet.models.classifiers import check_architecture
 from anchornet.models.training_settings import TrainingSettings
 from anchornet.systems.registry import RecipeSettings, recipe_code
 from jobs.data.dataset import READ_CPUS, SHUFFLE_CPUS
@@ -62,7 +63,7 @@ class TrainPlan:
 def plan_training(cfg: TrainConfig) -> TrainPlan:
     """The plan of a run, with every path as workers understand it: Ray Train gives each a working directory of its own.
 
-    Raises ValueError when the networks that the recipe needs do not fit together.
+    Raises ValueError when the network that learns does not import, or those that the recipe needs do not fit together.
     """
     networks = {name: getattr(cfg.recipe, name) for name in cfg.recipe.folders}
     folders = {name: storage.absolute(model_in(uri)) for name, uri in networks.items() if uri is not None}
@@ -76,6 +77,7 @@ def plan_training(cfg: TrainConfig) -> TrainPlan:
             cast(Any, cfg.recipe), **folders
         ),  # each recipe says in ``folders`` which of its fields these are
     )
+    check_architecture(cfg.recipe.architecture)  # here, and not only where the network is built: in a worker
     classes = recipe_code(cfg.recipe).check_recipe(cfg.recipe, cfg.crop.size)
     return TrainPlan(config=cfg, classes=classes or ())
 

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+from anchornet.files.ranges import LARGEST_SIDE, check_number
 from anchornet.models.training_settings import FineTuning, FromScratch
 
 Order = Literal["anchor_first", "glance_first"]
 ARCHITECTURE = "anchornet.systems.anchornet.network:AnchorNet"
 """What a card calls AnchorNet's architecture."""
+_MOST_PATCHES = 1000
+"""Far more than an image of any size has room for, and few enough for a loop."""
 _RECIPES = "anchornet.systems.anchornet.training"
 
 
@@ -45,6 +48,7 @@ class AnchorNetSettings:
         _check_patches("system", self.num_patches, self.iou_threshold)
         if self.image_size < 1:
             raise ValueError(f"system.image_size must be >= 1 pixel, got {self.image_size}")
+        check_number("system.image_size", self.image_size, most=LARGEST_SIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,6 @@ class PatchRecipe:
 
 
 def _check_patches(section: str, num_patches: int, iou_threshold: float) -> None:
-    if num_patches < 1:
-        raise ValueError(f"{section}.num_patches must be >= 1, got {num_patches}")
+    check_number(f"{section}.num_patches", num_patches, least=1, most=_MOST_PATCHES)
     if not 0 <= iou_threshold < 1:
         raise ValueError(f"{section}.iou_threshold must be in [0, 1), got {iou_threshold}")

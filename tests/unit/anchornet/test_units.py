@@ -20,6 +20,7 @@ from anchornet.units import GIGA, gflops_text
         (0.0, "0.000"),
         (0.1 + 0.2, "0.3000"),
         (5e-9, "0.000000005"),
+        (1e308, "1e+308"),
     ],
 )
 def test_text(gflops: float, text: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from anchornet.budget import frontier as frontier_module
 from anchornet.budget import search
@@ -28,7 +29,7 @@ from anchornet.budget.frontier import (
     hash_fraction,
     rows_to_advance,
 )
-from benchmarks.tables import read_table, synthetic_table
+from benchmarks.tables import make_table, read_table, synthetic_table
 
 HASHES = {"weights": "w1", "preprocessing": "p1", "exit_table": "t1"}
 
@@ -216,6 +217,34 @@ def test_a_dearer_policy_that_cannot_be_told_from_the_best_is_kept_and_promises_
         assert len(thresholds) == len(promised) == kept
         assert promised.max() == pytest.approx(promised[-1])
         np.testing.assert_allclose(promised[:2], accuracy[:2], atol=1e-6)
+
+
+def alike_table(right_NK: NDArray[np.bool_], seed: int) -> ExitTable:
+    """Confidences that say nothing, and answers that are right where ``right_NK`` says so."""
+    confidence = np.random.default_rng(seed).uniform(0.3, 1, right_NK.shape).astype(np.float32)
+    return make_table(confidence, right_NK, [10**8] * right_NK.shape[1], "abcdef"[: right_NK.shape[1]])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("num_images", [50, 300, 3000])
+def test_where_every_exit_is_equally_good_the_useful_maximum_is_the_minimum(share: float, num_images: int) -> None:
+    right = np.random.default_rng(1).random(num_images) < share
+    made = fit_frontier(alike_table(np.repeat(right[:, None], 4, axis=1), 2))
+    assert made.maximum_gflops == made.minimum_gflops == 0.1
+    assert made.at(0.35).expected_gflops == 0.1
+    assert made.points[0].accuracy == pytest.approx(right.mean())
+
+
+def test_where_later_exits_are_worse_the_useful_maximum_is_the_minimum() -> None:
+    right = np.random.default_rng(1).random(2000)[:, None] < np.array([0.8, 0.6, 0.4])
+    assert fit_frontier(alike_table(right, 2)).maximum_gflops == 0.1
+
+
+def test_where_the_last_exits_change_no_answer_the_useful_maximum_is_before_them() -> None:
+    draw = np.random.default_rng(1).random(3000)[:, None]
+    made = fit_frontier(alike_table(draw < np.array([0.5, 0.8, 0.8, 0.8]), 2))
+    assert made.maximum_gflops == pytest.approx(0.2, rel=0.05)
+    assert made.points[-1].accuracy == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize("switch", [-np.inf, np.inf, 1.6e9])

@@ -49,6 +49,18 @@ def test_storage_that_gives_nothing_is_told_from_a_file_that_is_no_image(
     assert error is None if reason is None else reason in str(error)
 
 
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_file_without_its_tail_is_labelled_with_a_note_when_that_was_set(tmp_path: Path, accepted: bool) -> None:
+    files = write(tmp_path, whole=encode(1), cut=encode(0, side=200)[:-9000])
+    rows = ReadAndDecode(SMALL, MANY_PIXELS, 2, accepted)(manifest([files["whole"], files["cut"]]))
+    assert rows["status"].to_pylist() == ["ok", "ok" if accepted else "unreadable"]
+    assert rows["error"].to_pylist() == [
+        None,
+        f"truncated {'PNG: its tail is missing' if accepted else 'or damaged PNG'}",
+    ]
+    assert wanting_rows(rows).tolist() == ([0, 1] if accepted else [0])
+
+
 def test_pixels_are_those_of_the_preprocessing() -> None:
     pixels, _, _ = shape_or_error(encode(3), SMALL, MANY_PIXELS)
     assert pixels is not None

@@ -102,6 +102,18 @@ def test_a_plain_dict_and_back() -> None:
         (["name"], "must look like section.key=value"),
         (["name=a", "name.x=1"], "name is a value, not a section"),
         (["name=[1"], "the value is not valid YAML"),
+        (
+            ["name=a", "inner={rate: 1, rate: 2}"],
+            "override .*: key 'rate' stands twice in one section, in lines 1 and 1",
+        ),
+        (["name=a", "inner.rate=nan"], "inner.rate must be a finite number, got 'nan'"),
+        (["name=a", "inner.rate=.nan"], "inner.rate must be a finite number, got nan"),
+        (["name=a", "inner.rate=inf"], "inner.rate must be a finite number, got 'inf'"),
+        (["name=a", "inner.rate=-.inf"], "inner.rate must be a finite number, got -inf"),
+        (["name=a", f"inner.rate={10**400}"], "inner.rate must be a finite number, got 1000"),
+        (["name=a", f"count={2**70}"], f"count must be a whole number below 2.53, got {2**70}"),
+        (["name=a", f"limit={-(2**70)}"], f"limit must be a whole number below 2.53, got -{2**70}"),
+        (["name=a", f"inner.steps=[1, {2**53}]"], r"inner.steps\[1\] must be a whole number below 2.53"),
     ],
 )
 def test_refusals_name_the_key_and_the_rule(overrides: list[str], message: str) -> None:
@@ -127,17 +139,108 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message
         load_config(Outer, write(tmp_path, text))
 
 
+class TestDoubledKeys:
+    """YAML would take the last one without a word."""
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("name: a\ncount: 1\nname: b\n", "key 'name' stands twice in one section, in lines 1 and 3; keep one"),
+            ("name: a\ninner:\n  rate: 1\n  'rate': 2\n", "key 'rate' stands twice in one section, in lines 3 and 4"),
+            ("name: a\ninner: {steps: [1], kind: step, kind: step}\n", "key 'kind' stands twice"),
+            ("name: [{a: 1, a: 1}]\n", "key 'a' stands twice"),
+        ],
+    )
+    def test_they_are_refused_with_their_lines(self, tmp_path: Path, text: str, message: str) -> None:
+        with pytest.raises(ConfigError, match=rf"configuration .*job\.yaml: {message}"):
+            load_config(Outer, write(tmp_path, text))
+
+    def test_the_same_key_in_two_sections_is_none(self, tmp_path: Path) -> None:
+        text = "name: a\ninner: {rate: 2}\n"
+        assert load_config(Outer, write(tmp_path, text)).inner.rate == 2
+
+    def test_a_merge_is_none(self, tmp_path: Path) -> None:
+        text = "shape: &a {kind: circle, radius: 2}\nother: {<<: *a, radius: 3}\npens: [*a, *a, {<<: *a, radius: 4}]\n"
+        drawing = load_config(Drawing, write(tmp_path, text))
+        assert drawing.other == Circle(kind="circle", radius=3.0)
+        assert [pen.radius for pen in drawing.pens] == [2.0, 2.0, 4.0]
+
+
+class TestEmptySections:
+    """A section with nothing in it is one that the command line may fill."""
+
+    def test_it_is_filled_from_the_command_line(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "name: a\ninner:\nworkers: 2\n")
+        assert load_config(Outer, path, ["inner.rate=3", "inner.steps=[1]"]).inner == Inner(rate=3.0, steps=(1,))
+        path = write(tmp_path, "shape:\nother:\npens:\n")
+        drawing = load_config(Drawing, path, ["shape.kind=circle", "pens.0.kind=circle", "other.side=4"])
+        assert (drawing.shape, len(drawing.pens)) == (Circle(kind="circle"), 1)
+        assert drawing.other == Square(kind="square", side=4.0)
+
+    def test_else_it_has_its_defaults(self, tmp_path: Path) -> None:
+        drawing = load_config(Drawing, write(tmp_path, "shape: {kind: circle}\nother:\npens:\n"))
+        assert (drawing.other, drawing.pens) == (Square(kind="square", side=2.0), ())
+
+    def test_a_required_one_says_what_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"shape must be a section with a kind \(circle, square\), got None"):
+            load_config(Drawing, write(tmp_path, "shape:\n"))
+
+
+class TestVariables:
+    """$NAME in a text is a variable of the environment."""
+
+    @pytest.mark.parametrize(
+        ("written", "name"),
+        [
+            *(("$SCRATCH/run", "/big/run"), ("${SCRATCH}run", "/bigrun"), ("a$$b", "a$b"), ("$$SCRATCH", "$SCRATCH")),
+            *(("cost in $", "cost in $"), ("$-x", "$-x"), ("$EMPTY/x", "/x")),
+        ],
+    )
+    def test_they_are_put_in(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, name: str) -> None:
+        monkeypatch.setenv("SCRATCH", "/big")
+        monkeypatch.setenv("EMPTY", "")
+        assert load_config(Outer, write(tmp_path, f"name: {written}\n")).name == name
+        assert load_config(Outer, None, [f"name={written}"]).name == name
+        assert load_config(Outer, None, [f"name='{written}'"]).name == name
+
+    @pytest.mark.parametrize("written", ["$NOT_SET/run", "x/${NOT_SET}", "s3://b/_$NOT_SET$"])
+    def test_one_that_is_not_set_is_refused(self, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+        monkeypatch.delenv("NOT_SET", raising=False)
+        message = (
+            r"defaults: name names the variable \$NOT_SET, which is not set in the environment; export it, write the"
+        )
+        with pytest.raises(ConfigError, match=message):
+            load_config(Outer, None, [f"name={written}"])
+
+    def test_the_key_is_named_wherever_it_lies(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("NOT_SET", raising=False)
+        path = write(tmp_path, "shape: {kind: square, side: 1, notes: {files: [a, $NOT_SET]}}\n")
+        with pytest.raises(ConfigError, match=r"job\.yaml: shape\.notes\.files\[1\] names the variable \$NOT_SET"):
+            load_config(Drawing, path)
+
+    def test_what_a_bundle_holds_is_taken_as_it_is(self) -> None:
+        assert from_dict(Outer, {"name": "$NOT_SET"}, "bundle").name == "$NOT_SET"
+
+
+def test_a_refusal_of_a_section_names_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^defaults: inner: rate must be > 0, got -1"):
+        load_config(Outer, None, ["name=a", "inner.rate=-1"])
+    with pytest.raises(ConfigError, match=r"^defaults: pens\[0\]: radius must be > 0, got 0"):
+        load_config(Pens, None, ["pens.0.radius=0"])
+
+
+WHOLE = st.integers(-(2**53) + 1, 2**53 - 1)
 CONFIGURATIONS = st.builds(
     Outer,
     name=st.text("aé1 #:'\"[]{}.,-=\\", max_size=8),
-    count=st.integers(),
-    limit=st.one_of(st.none(), st.integers()),
-    workers=st.one_of(st.integers(), st.lists(st.integers(), max_size=3).map(tuple)),
+    count=WHOLE,
+    limit=st.one_of(st.none(), WHOLE),
+    workers=st.one_of(WHOLE, st.lists(WHOLE, max_size=3).map(tuple)),
     on=st.booleans(),
     inner=st.builds(
         Inner,
-        rate=st.floats(min_value=0, exclude_min=True, allow_nan=False),
-        steps=st.lists(st.integers(), max_size=3).map(tuple),
+        rate=st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False),
+        steps=st.lists(WHOLE, max_size=3).map(tuple),
         kind=st.sampled_from(["step", "cosine"]),
     ),
 )
@@ -173,6 +276,20 @@ def test_a_slip_of_the_finger_is_refused_with_the_key_that_was_meant(key: str, p
 class Circle:
     kind: Literal["circle"]
     radius: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pen:
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ValueError(f"radius must be > 0, got {self.radius}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pens:
+    pens: tuple[Pen, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,10 +92,13 @@ def test_a_view_has_the_size_asked_for_and_the_input_is_untouched() -> None:
     ("wrong", "reason"),
     [
         ({"size": 0}, "crop size must be >= 1 pixel, got 0"),
-        ({"min_area_fraction": 0.0}, "area fractions must satisfy"),
-        ({"min_area_fraction": 0.5, "max_area_fraction": 0.4}, "area fractions must satisfy"),
-        ({"max_area_fraction": 1.1}, "area fractions must satisfy"),
-        ({"min_aspect": 2.0}, "aspects must satisfy"),
+        ({"min_area_fraction": 0.0}, "crop.min_area_fraction and crop.max_area_fraction must satisfy"),
+        (
+            {"min_area_fraction": 0.5, "max_area_fraction": 0.4},
+            "crop.min_area_fraction and crop.max_area_fraction must satisfy",
+        ),
+        ({"max_area_fraction": 1.1}, "crop.min_area_fraction and crop.max_area_fraction must satisfy"),
+        ({"min_aspect": 2.0}, "crop.min_aspect and crop.max_aspect must satisfy"),
         ({"flip_fraction": 1.5}, "flip_fraction must be in"),
     ],
 )

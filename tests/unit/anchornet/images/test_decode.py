@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from torchvision import transforms
 
-from anchornet.images.decode import ImageError, decode
+from anchornet.images import formats
+from anchornet.images.decode import ImageError, decode, read_picture
+from anchornet.images.formats import READ
 from anchornet.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from anchornet.images.tensors import normalise, shrink
 
@@ -177,13 +179,81 @@ def test_first_frame_of_an_animation(format_name: str) -> None:
     np.testing.assert_allclose(out[8, 12], (255, 0, 0), atol=2)
 
 
-@pytest.mark.parametrize("format_name", ["GIF", "TIFF", "BMP", "ICO", "PDF", "AVIF", "JPEG2000"])
-def test_foreign_formats_are_named(format_name: str) -> None:
+@pytest.mark.parametrize("format_name", ["GIF", "TIFF", "AVIF"])
+def test_first_frame_of_other_formats(format_name: str) -> None:
     if format_name == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow writes no AVIF")
-    name = format_name.replace("JPEG2000", "JPEG 2000")
-    with pytest.raises(ImageError, match=rf"^format {name} is not supported \(JPEG, PNG or WebP\)$"):
+    frames = [Image.new("RGB", (24, 16), colour) for colour in ("red", "blue", "lime")]
+    out = decode(encoded(frames[0], format_name, save_all=True, append_images=frames[1:]))
+    assert out.shape == (16, 24, 3)
+    np.testing.assert_allclose(out[8, 12], (255, 0, 0), atol=2)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "options"),
+    [
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", {"big_tiff": True}),
+        ("PPM", {}),
+        ("JPEG2000", {"irreversible": False}),
+        ("JPEG2000", {"irreversible": False, "no_jp2": True}),
+    ],
+)
+def test_lossless_formats_come_back_exactly(format_name: str, options: dict[str, object]) -> None:
+    rgb = smooth()
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(rgb), format_name, **options)), rgb)
+
+
+def test_gif_and_avif_come_back_nearly() -> None:
+    rgb = np.repeat(np.array([[[255, 0, 0], [0, 128, 255]]], np.uint8), 5, axis=0)
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(rgb).quantize(4), "GIF")), rgb)
+    if features.check("avif"):
+        rgb = smooth()
+        assert np.abs(decode(encoded(Image.fromarray(rgb), "AVIF", quality=95)).astype(int) - rgb).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("format_name", "name"), [("ICO", "ICO"), ("PDF", "PDF"), ("EPS", "PostScript"), ("DDS", "DDS")]
+)
+def test_foreign_formats_are_named(format_name: str, name: str) -> None:
+    with pytest.raises(ImageError, match=rf"^format {name} is not supported \({READ}\)$"):
         decode(encoded(Image.fromarray(smooth()), format_name))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1miafheic", "HEIC"),
+        (b"\0\0\0\x14ftypmsf1\0\0\0\0", "HEIC"),
+        (b"P7\nWIDTH 1\n", "PAM"),
+        (b"\xff\x0a\0\0", "JPEG XL"),
+    ],
+)
+def test_foreign_formats_are_known_by_their_first_bytes(data: bytes, name: str) -> None:
+    with pytest.raises(ImageError, match=rf"^format {name} is not supported"):
+        decode(data)
+
+
+@pytest.mark.parametrize("brands", [b"avif\0\0\0\0", b"mif1\0\0\0\0miafavif", b"miaf\0\0\0\0mif1avis"])
+def test_avif_is_known_by_any_of_its_brands(brands: bytes) -> None:
+    with pytest.raises(ImageError, match=r"AVIF"):
+        decode(struct.pack(">I", len(brands) + 8) + b"ftyp" + brands)
+
+
+def test_a_format_that_this_pillow_was_built_without_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda feature: feature != "webp")
+    formats._is_read.cache_clear()
+    try:
+        with pytest.raises(
+            ImageError, match=r"^format WebP is not read by the installed Pillow; install one that has it"
+        ):
+            decode(SEEDS[2])
+    finally:
+        formats._is_read.cache_clear()
 
 
 @pytest.mark.parametrize("data", [b"<svg xmlns='x'/>", b"\xef\xbb\xbf\n<?xml version='1.0'?>\n<!-- a -->\n<svg/>"])
@@ -193,11 +263,26 @@ def test_svg_is_named(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"a label,a path\n", b"<html>404</html>", bytes(64), b"\xff\xd8", b"RIFF\0\0\0\0WAVEfmt "]
+    "data",
+    [
+        b"a label,a path\n",
+        b"<html>404</html>",
+        bytes(64),
+        b"\xff\xd8",
+        b"RIFF\0\0\0\0WAVEfmt ",
+        b"BMW,1\nAUDI,2\nFIAT,3\n",
+        b"P5,P6\n1,2\n",
+        b"GIFTS\n",
+    ],
 )
 def test_other_bytes_are_no_image(data: bytes) -> None:
-    with pytest.raises(ImageError, match=r"^not an image \(JPEG, PNG or WebP\)$"):
+    with pytest.raises(ImageError, match=rf"^not an image \({READ}\)$"):
         decode(data)
+
+
+def test_a_git_lfs_pointer_is_called_so() -> None:
+    with pytest.raises(ImageError, match=r"^not an image but a Git LFS pointer; fetch the files with git lfs pull$"):
+        decode(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
 
 
 def test_no_bytes_are_an_empty_file() -> None:
@@ -206,7 +291,7 @@ def test_no_bytes_are_an_empty_file() -> None:
 
 
 @pytest.mark.parametrize("kept_fraction", [0.1, 0.5, 0.9])
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "WebP"])
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF", "PPM"])
 def test_truncated_files_are_refused(name: str, kept_fraction: float) -> None:
     data = encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)), name.upper())
     with pytest.raises(ImageError, match=rf"^truncated or damaged {name}$"):
@@ -240,8 +325,11 @@ def test_bombs_beyond_pillows_own_limit_are_refused() -> None:
         decode(png(2, 8, b"\0", (10000, 10000)))
 
 
-SEEDS = tuple(
-    encoded(Image.fromarray(smooth()), name, exif=b"Exif\0\0II*\0\x08\0\0\0\0\0") for name in ("JPEG", "PNG", "WEBP")
+EXIF = b"Exif\0\0II*\0\x08\0\0\0\0\0"
+SEEDS = (
+    *(encoded(Image.fromarray(smooth()), name, exif=EXIF) for name in ("JPEG", "PNG", "WEBP")),
+    *(encoded(Image.fromarray(smooth()), name) for name in ("GIF", "BMP", "TIFF", "PPM", "JPEG2000")),
+    encoded(Image.fromarray(smooth()), "TIFF", compression="tiff_lzw"),
 )
 
 
@@ -258,8 +346,10 @@ def test_damaged_bytes_give_pixels_or_an_image_error(
     for where, what in edits:
         start = int(where * len(damaged))
         damaged[start : start + len(what)] = what
-    with contextlib.suppress(ImageError):
-        assert decode(bytes(damaged), max_pixels=1_000_000).shape[2] == 3
+    for accept_truncated in (False, True):
+        with contextlib.suppress(ImageError):
+            picture = read_picture(bytes(damaged), 1_000_000, accept_truncated=accept_truncated)
+            assert picture.rgb.shape[2] == 3
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -65,6 +65,10 @@ def tiny(num_classes: int) -> nn.Module:
         ("qqqq", "unknown classifier 'qqqq'; give a torchvision name"),
         ("no_such_module_here:net", "cannot import 'no_such_module_here'"),
         ("json:loadz", "no function 'loadz' there, did you mean 'load'"),
+        ("json:", "classifier 'json:' must be module:function; give both names"),
+        (":net", "classifier ':net' must be module:function; give both names"),
+        ("math:sqrt", "gave a float; the function must return a torch.nn.Module"),
+        ("json:loads", r"called with \d+ classes it ends in TypeError: .*; mend it"),
         ("builtins:str", "gave a str; the function must return a torch.nn.Module"),
     ],
 )

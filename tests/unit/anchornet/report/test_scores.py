@@ -146,3 +146,15 @@ def test_a_table_keeps_the_order_of_its_columns_and_leaves_out_what_is_not_asked
     assert scores.markdown([{"a": 1, "b": 2}, {"b": 3}], {"b": "B", "a": "A"}).splitlines()[2:] == [
         "| 2 | 1 |", "| 3 |  |",
     ]  # fmt: skip
+
+
+def test_classes_that_no_image_is_of_are_named() -> None:
+    table = by_hand()
+    assert scores.classes_without_images(table, ("a", "b", "c", "d", "e")) == ("d", "e")
+    assert scores.classes_without_images(table, ("a", "b", "c")) == ()
+    assert scores.classes_without_images(replace(table, label=None), ("a", "b")) == ()
+
+
+def test_without_labels_an_exit_has_a_cost_and_no_accuracy() -> None:
+    rows = scores.exit_rows(replace(by_hand(), label=None))
+    assert rows == [{"exit": "glance", "gflops": 1.25}, {"exit": "patch", "gflops": 3.75}]

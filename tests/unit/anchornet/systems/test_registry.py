@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -43,6 +44,13 @@ def test_a_system_is_the_object_that_its_settings_name() -> None:
 def test_a_system_that_is_not_there_is_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         system_of(own(name))
+
+
+def test_a_system_whose_module_fails_is_refused_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_system.py").write_text("SYSTEM = 1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"importing 'broken_system' ends in ZeroDivisionError: .*; mend that module"):
+        system_of(own("broken_system:SYSTEM"))
 
 
 @pytest.mark.parametrize("name", ["module", "module:", ":attribute", ""])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -41,7 +42,7 @@ class TestRows:
 
     def rows(self, found: Listing) -> list[dict[str, Any]]:
         [block] = found.blocks
-        tables = list(dataset._RowReader(found.read, SMALL)(block))
+        tables = list(dataset._RowReader(found, SMALL)(block))
         assert all(table.schema == ROW_SCHEMA for table in tables)
         return pa.concat_tables(tables).to_pylist()
 
@@ -58,6 +59,29 @@ class TestRows:
 
     def test_they_come_in_the_order_of_the_listing(self, found: Listing) -> None:
         assert [row["image_id"] for row in self.rows(found)] == found.blocks[0]["image_id"].to_pylist()
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_files_without_a_tail_are_used_when_that_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parquet: bool
+) -> None:
+    cut = encode(0, side=200)[:-9000]
+    if parquet:
+        rows = pa.table({"image": [cut, encode(1)], "label": ["left", "right"]})
+        pq.write_table(rows, tmp_path / "part.parquet")
+    else:
+        write_folders(str(tmp_path), 2)
+        (tmp_path / "left" / "0000.png").write_bytes(cut)
+    for accepted, status in (False, "unreadable"), (True, "ok"):
+        settings = DatasetSettings(path=str(tmp_path), accept_truncated=accepted)
+        found = list_images(settings, None, seed=0)
+        rows = pa.concat_tables(dataset._RowReader(found, SMALL)(pa.concat_tables(found.blocks))).to_pylist()
+        row = next(row for row in rows if row["label"] == 0)
+        assert (row["status"], "truncated" in row["error"]) == (status, True)
+        assert (row["image"] is not None) == accepted
+        monkeypatch.setattr(ray, "get", lambda reference: reference)
+        tensors = dataset._TensorReader(found, lambda rgb, row: SMALL(rgb), Notes())
+        assert sum(len(batch["label"]) for batch in tensors(pa.concat_tables(found.blocks))) == 1 + accepted
 
 
 class Notes:
@@ -77,7 +101,7 @@ class TestTensors:
 
     @staticmethod
     def batches(found: Listing, notes: Notes) -> list[dict[str, np.ndarray]]:
-        reader = dataset._TensorReader(found.read, lambda rgb, row: SMALL(rgb) + np.uint8(row["label"]), notes)
+        reader = dataset._TensorReader(found, lambda rgb, row: SMALL(rgb) + np.uint8(row["label"]), notes)
         [block] = found.blocks
         return list(reader(block))
 

@@ -24,7 +24,7 @@ from jobs.settings.label import BudgetSettings, LabelConfig
 from jobs.shell.run_folder import RunFolder
 from tests.small_images import write_folders
 
-REMOTE = ClusterSettings(address="ray://head:10001")
+REMOTE = ClusterSettings(address="head:6379")
 LOCAL = ClusterSettings()
 IMAGES = 1000
 

@@ -63,7 +63,7 @@ def config(folder: Path, cluster: ClusterSettings | None = None) -> LabelConfig:
     return LabelConfig(
         run=RunSettings(folder=str(folder)),
         bundle="runs/bundle",
-        input=InputSettings(path="i", decode_cpus=0.75, max_pixels=1000, read_threads=3),
+        input=InputSettings(path="i", decode_cpus=0.75, max_pixels=1000, read_threads=3, accept_truncated=True),
         budget=BudgetSettings(gflops_per_image=1.2),
         inference=InferenceSettings(precision="bfloat16"),
         cluster=cluster or ClusterSettings(),
@@ -116,6 +116,7 @@ def test_images_are_decoded_in_blocks_of_the_first_batch_and_never_inside_an_act
     assert manifest == {"folder": str(tmp_path / "manifest"), "size": POOLS[0].batch_size}
     assert isinstance(decode, ReadAndDecode)
     assert (decode.preprocessing, decode.max_pixels, decode.read_threads) == (plan.preprocessing, 1000, 3)
+    assert decode.accept_truncated
     assert (options["num_cpus"], options["batch_size"]) == (0.75, None)
     assert options["memory"] == 3 * 1000 + 3 * 96 * 96 * POOLS[0].batch_size
     assert "memory" not in first_stage  # what asks for the same as its neighbour is fused with it

@@ -92,6 +92,34 @@ def test_in_mode_fixed_the_policy_is_the_whole_jobs(bundle: Bundle, tmp_path: Pa
     assert plan.policy.expected_macs * 50 == pytest.approx(plan.budget_macs, rel=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["hard", "fixed"])
+@pytest.mark.parametrize("key", ["total_gflops", "gflops_per_image"])
+class TestBudgetsFarOutOfRange:
+    """They get the message of those that are a little out of range."""
+
+    def test_one_of_next_to_nothing_is_below_the_first_exit(
+        self, bundle: Bundle, tmp_path: Path, mode: str, key: str
+    ) -> None:
+        for tiny in (5e-324, 1e-300):
+            budget = BudgetSettings(**{key: tiny, "mode": mode})
+            with pytest.raises(
+                ValueError, match=r"GFLOPs per image is below the first exit .*; raise the budget to at least"
+            ):
+                plan_label(config(tmp_path, budget=budget), bundle, 50)
+
+    def test_one_beyond_all_bounds_is_beyond_the_useful_maximum(
+        self, bundle: Bundle, tmp_path: Path, mode: str, key: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        dearest = sum(each.macs for each in bundle.cascade().exits)
+        for huge in (1e30, 1.7e308):
+            caplog.clear()
+            plan = plan_label(config(tmp_path, budget=BudgetSettings(**{key: huge, "mode": mode})), bundle, 50)
+            assert "GFLOPs per image is beyond the useful maximum; no more than" in caplog.text
+            assert plan.policy.expected_macs == bundle.frontier.costs_macs[-1]
+            assert plan.budget_macs == 1000 * 50 * dearest
+            assert "inf" not in plan.summary()
+
+
 def test_a_bundle_without_frontier_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bundle b has no frontier; run python -m jobs\.calibrate first"):
         plan_label(config(tmp_path), replace(bundle, frontier=None), 50)
@@ -113,7 +141,7 @@ def test_the_summary_says_what_a_person_wants_to_know(bundle: Bundle, tmp_path: 
 
 POOLS = (PoolSettings(actors=2, cpus=0.5), PoolSettings(actors=3, max_actors=4, cpus=0.25), PoolSettings(cpus=1))
 LOCAL = ClusterSettings()
-REMOTE = ClusterSettings(address="ray://head:10001")
+REMOTE = ClusterSettings(address="head:6379")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ def test_a_run_keeps_to_one_bundle(tmp_path: Path, frontier: Frontier) -> None:
         run.check_same(identity(replace(mine, inference=InferenceSettings(precision="bfloat16")), bundle))
     with pytest.raises(ValueError, match=r"input\.max_pixels 100000000, got 5; choose another"):
         run.check_same(identity(replace(mine, input=InputSettings(path="i", max_pixels=5)), bundle))
+    with pytest.raises(ValueError, match=r"input\.accept_truncated False, got True; choose another"):
+        run.check_same(identity(replace(mine, input=InputSettings(path="i", accept_truncated=True)), bundle))
     run.check_same(identity(replace(mine, budget=BudgetSettings(gflops_per_image=9.0), bundle="moved"), bundle))
 
 

@@ -16,6 +16,7 @@ import ray.data
 
 from jobs.settings.common import ClusterSettings
 from jobs.shell import ray_session
+from jobs.shell.cluster_address import ClusterAddress
 from jobs.shell.provenance import ROOT
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -96,7 +97,7 @@ class TestSession:
     @pytest.mark.parametrize(
         ("cluster", "submitted", "address"),
         [
-            (ClusterSettings(address="ray://head:10001"), None, "ray://head:10001"),
+            (ClusterSettings(address="head:6379"), None, "head:6379"),
             (ClusterSettings(), "10.0.0.1:6379", "auto"),
             (ClusterSettings(address="auto"), None, "auto"),
         ],
@@ -112,12 +113,26 @@ class TestSession:
     ) -> None:
         if submitted:
             environment.setenv("RAY_ADDRESS", submitted)
-        fake = FakeRay(environment)
+        fake, checked = FakeRay(environment), list[ClusterAddress]()
+        environment.setattr(ray_session, "check_answers", checked.append)
         with ray_session.ray_session(cluster, str(tmp_path)):
             [asked] = fake.started
+        assert [where.address for where in checked] == [submitted or address]
         assert asked["address"] == address
         assert asked["runtime_env"]["working_dir"] == str(ROOT)
         assert "num_cpus" not in asked
+
+    def test_a_cluster_that_does_not_answer_is_refused_and_never_joined(
+        self, environment: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        environment.setenv("RAY_ADDRESS", "ray://head:10001")
+        fake = FakeRay(environment)
+        with (
+            pytest.raises(ValueError, match=r"the environment variable RAY_ADDRESS is ray://head:10001: Ray Client"),
+            ray_session.ray_session(ClusterSettings(), str(tmp_path)),
+        ):
+            pytest.fail("no session was opened")
+        assert fake.started == []
 
     def test_a_ray_that_is_up_is_used_and_left_up(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         fake = FakeRay(environment, running=True)

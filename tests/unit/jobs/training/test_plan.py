@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from anchornet.data.listing import DatasetSettings
 from anchornet.images.augment import CropSettings
@@ -15,12 +16,14 @@ from anchornet.models.training_settings import ClassifierRecipe
 from anchornet.systems.anchornet.network import AnchorNet
 from anchornet.systems.anchornet.settings import ARCHITECTURE, AnchorNetRecipe, GlanceRecipe, PatchRecipe
 from anchornet.systems.registry import RecipeSettings
+from jobs import train
 from jobs.settings.common import ClusterSettings, RunSettings
 from jobs.settings.train import InitSettings, TrainConfig, WorkerSettings
 from jobs.training.plan import TrainPlan, check_resources, identity, plan_training, too_many_unreadable, with_gpu
+from tests.small_images import write_folders
 
 QUICK = "tests.small_networks:quick"
-REMOTE = ClusterSettings(address="ray://head:10001")
+REMOTE = ClusterSettings(address="head:6379")
 HELD_OUT = DatasetSettings(path="held_out")
 
 
@@ -33,6 +36,45 @@ def _nobody_submitted_this(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(recipe: RecipeSettings | None = None, **changes: Any) -> TrainConfig:
     settings = {"run": RunSettings(folder="runs/r"), "data": DatasetSettings(path="train")}
     return TrainConfig(recipe=recipe or AnchorNetRecipe(), **(settings | changes))
+
+
+class TestNetworksThatDoNotImport:
+    """A user's slip is said in a second, not after Ray has started its processes and workers have died."""
+
+    @pytest.fixture
+    def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        (tmp_path / "broken_network.py").write_text("import torch\nprint(undefined)\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        return "broken_network:net"
+
+    @pytest.mark.parametrize("recipe", [GlanceRecipe, ClassifierRecipe])
+    @pytest.mark.parametrize(
+        ("architecture", "message"),
+        [
+            ("no_such_module_here:net", "cannot import 'no_such_module_here' .*; put it on the Python path"),
+            ("tests.small_networks:quik", "no function 'quik' there, did you mean 'quick'"),
+            ("broken_network:net", "importing 'broken_network' ends in NameError: .*; mend the module"),
+            ("resnet5", "unknown classifier 'resnet5', did you mean 'resnet50'"),
+        ],
+    )
+    def test_they_are_refused_where_the_training_is_planned(
+        self, module: str, recipe: type[GlanceRecipe | ClassifierRecipe], architecture: str, message: str
+    ) -> None:
+        kind = "classifier" if recipe is ClassifierRecipe else "anchornet.glance"
+        with pytest.raises(ValueError, match=message):
+            plan_training(config(recipe(kind=kind, architecture=architecture)))
+
+    def test_the_job_ends_with_code_2_and_no_ray(
+        self, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))
+        settings = [f"run.folder={tmp_path / 'run'}", "recipe.kind=classifier", f"recipe.architecture={module}"]
+        settings.append(f"data.path={write_folders(str(tmp_path / 'images'), 4)}")
+        assert train.main([part for setting in settings for part in ("--set", setting)]) == 2
+        assert "error: classifier 'broken_network:net': importing 'broken_network' ends in NameError" in (
+            capsys.readouterr().err
+        )
+        assert not (tmp_path / "run").exists()
 
 
 class TestResources:
