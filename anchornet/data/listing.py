@@ -27,6 +27,8 @@ class DatasetSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        if not self.path.strip():
+            raise ValueError("the path of a data set is empty; give a folder of class folders, or Parquet")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be > 0 or null, got {self.limit}")
 

@@ -19,6 +19,9 @@ from anchornet.data.listing import DatasetSettings, Listing, chosen_rows, class_
 from anchornet.data.reading import READ_THREADS
 from anchornet.files import storage
 
+_LFS_POINTER = b"version https://git-lfs"
+"""What a file of Git LFS begins with as long as nobody has fetched its content."""
+
 
 def list_parquet(files: list[str], settings: DatasetSettings, classes: tuple[str, ...] | None, seed: int) -> Listing:
     """The listing of all rows of ``files``; raises ValueError for other columns, or nothing in them."""
@@ -52,7 +55,7 @@ class _RowGroup:
 
 def _parquet_labels(uri: str) -> list[_RowGroup]:
     """The row groups of a file with their labels; only the label column is read."""
-    with _open_parquet(uri) as file:
+    with open_parquet(uri) as file:
         schema = file.schema_arrow
         missing = [name for name in ("image", "label") if name not in schema.names]
         if missing:
@@ -103,15 +106,25 @@ def _group_block(group: _RowGroup, rows: np.ndarray, first_id: int, index: dict[
     )
 
 
-def _open_parquet(uri: str) -> pq.ParquetFile:
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """The open Parquet file ``uri``; raises ValueError, naming it, when it is none."""
     file_system, path = storage.resolve(uri)
-    return pq.ParquetFile(file_system.open_input_file(path))
+    file = file_system.open_input_file(path)
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        head = file.read_at(min(file.size(), len(_LFS_POINTER)), 0)
+        if head == _LFS_POINTER:
+            raise ValueError(f"{uri} is a pointer of Git LFS, not the file itself; run git lfs pull") from error
+        raise ValueError(
+            f"{uri} is no Parquet file ({file.size()} bytes; {error}); write it again, or take it away"
+        ) from error
 
 
 def read_row_groups(block: pa.Table, chunk_images: int) -> Iterator[tuple[pa.Table, list[bytes | OSError]]]:
     """The image bytes of a block that lies in one row group (rows ascending), read once; a null is empty bytes."""
     rows = block["row"].to_numpy()
-    with _open_parquet(block["file"][0].as_py()) as file:
+    with open_parquet(block["file"][0].as_py()) as file:
         first = 0
         for batch in file.iter_batches(chunk_images, [block["row_group"][0].as_py()], ["image"]):
             start, stop = np.searchsorted(rows, [first, first + len(batch)])

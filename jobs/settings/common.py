@@ -55,6 +55,12 @@ class RunSettings:
     seed: int = 0
     """Seed of initial weights, of the order of training images, and of the order in which a label job meets its images."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        require(
+            bool(self.folder.strip()), "run.folder is empty, and would write into the root of the disk; name a folder"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSettings:

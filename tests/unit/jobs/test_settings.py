@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from anchornet.data.inputs import InputSettings
 from anchornet.data.listing import DatasetSettings
-from anchornet.data.manifest import InputSettings
 from anchornet.systems.anchornet.settings import AnchorNetRecipe
 from anchornet.systems.own import OwnSettings
 from jobs.settings.common import ClusterSettings, PoolSettings, RunSettings
@@ -36,6 +36,10 @@ def train_config(**values: Any) -> TrainConfig:
         (PoolSettings, {"cpus": -0.5}, r"pool cpus and gpus must be >= 0, got -0\.5, 0\.0"),
         (PoolSettings, {"gpus": -1}, r"pool cpus and gpus must be >= 0, got 0\.5, -1"),
         (PoolSettings, {"batch_size": 0}, "pool batch_size must be >= 1, got 0"),
+        (RunSettings, {"folder": ""}, "run.folder is empty, and would write into the root of the disk; name a folder"),
+        (RunSettings, {"folder": "  "}, "run.folder is empty"),
+        (InputSettings, {"path": ""}, "input.path is empty; give a folder"),
+        (DatasetSettings, {"path": " "}, "the path of a data set is empty; give a folder of class folders, or Parquet"),
         (InputSettings, {"path": "i", "limit": 0}, "input.limit must be > 0 or null, got 0"),
         (InputSettings, {"path": "i", "max_pixels": 0}, "input.max_pixels must be > 0, got 0"),
         (InputSettings, {"path": "i", "decode_cpus": 0}, "input.decode_cpus must be > 0, got 0"),

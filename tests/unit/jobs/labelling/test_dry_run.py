@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from anchornet.budget.frontier import Frontier, fit_frontier
-from anchornet.data.manifest import InputSettings, manifest_table, read_manifest, write_manifest
+from anchornet.data.inputs import InputSettings
+from anchornet.data.manifest import manifest_table, read_manifest, write_manifest
 from anchornet.images.preprocess import Preprocessing
 from anchornet.ledger.plan import LedgerPlan
 from anchornet.units import GIGA

@@ -11,7 +11,7 @@ import pytest
 from ray.data import DataContext
 
 from anchornet.budget.frontier import fit_frontier
-from anchornet.data.manifest import InputSettings
+from anchornet.data.inputs import InputSettings
 from anchornet.data.reading import ReadAndDecode
 from anchornet.images.preprocess import Preprocessing
 from anchornet.ledger.plan import LedgerPlan

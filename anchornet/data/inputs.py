@@ -1,0 +1,101 @@
+"""What a label job labels: from ``input.path`` to a table with a row per image. docs/inputs.md lists the kinds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from anchornet.data.kinds import LISTS, ending, is_parquet, parquet_among
+from anchornet.data.lists import read_list
+from anchornet.files import storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSettings:
+    """The images to label."""
+
+    path: str
+    """Folder, ``s3://`` or ``gs://`` prefix that is listed recursively; an image; or a list of names: Parquet (a file, or a
+    folder of them), ``.csv``, ``.txt``, ``.jsonl``. docs/inputs.md says more."""
+    uri_column: str | None = None
+    """Column of a list that holds the names; None: the first of uri, url, image_url, path, file_name."""
+    carry_columns: tuple[str, ...] = ()
+    """Columns of the input that go along into the labels; one that label rows have already is called input_NAME there."""
+    limit: int | None = None
+    """Label only the first this many of the listing; None labels all."""
+    max_pixels: int = 100_000_000
+    """Larger images get status ``unreadable`` instead of being decoded."""
+    decode_cpus: float = 0.5
+    """Logical CPUs of one read-and-decode task."""
+    read_threads: int = 16
+    """Concurrent reads within one task; for object storage."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        _require(bool(self.path.strip()), "input.path is empty; give a folder, a prefix, an image or a list of names")
+        _require(self.limit is None or self.limit > 0, f"input.limit must be > 0 or null, got {self.limit}")
+        _require(self.max_pixels > 0, f"input.max_pixels must be > 0, got {self.max_pixels}")
+        _require(self.decode_cpus > 0, f"input.decode_cpus must be > 0, got {self.decode_cpus}")
+        _require(self.read_threads > 0, f"input.read_threads must be > 0, got {self.read_threads}")
+
+    def source(self) -> str:
+        """What the listing depends on, as text: a run is never mixed with another one's images."""
+        further = {"uri_column": self.uri_column, "carry_columns": ",".join(self.carry_columns)}
+        said = [f"{name}={value}" for name, value in further.items() if value]
+        return " ".join([storage.absolute(self.path), f"limit={self.limit}", *said])
+
+
+def list_input(settings: InputSettings) -> pa.Table:
+    """Column ``uri`` of every image, in the order of the listing, and the columns that go along (``lists.ALONG``).
+
+    A folder: all files below it, sorted, whatever they are: one that is no image becomes a row that says so. A list: its
+    names in its order. Raises ValueError when there is nothing to label or what there is cannot be used.
+    """
+    path = settings.path
+    try:
+        table = _from_folder(settings) if storage.is_folder(path) else _from_file(settings)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"input {path} does not exist; give a folder, an s3:// or gs:// prefix, an image or a list of names"
+        ) from error
+    except PermissionError as error:
+        raise ValueError(f"input {path} may not be read ({error}); change its permissions") from error
+    if not len(table):
+        raise ValueError(f"input {path} has no files; give a folder with images, an image or a list of names")
+    return table.slice(0, settings.limit)
+
+
+def _from_file(settings: InputSettings) -> pa.Table:
+    """A list of names, or a single image."""
+    file = storage.absolute(settings.path)
+    if is_parquet(file) or ending(file) in LISTS:
+        return read_list(settings.path, [file], settings.uri_column, settings.carry_columns)
+    return _images([file], settings)
+
+
+def _from_folder(settings: InputSettings) -> pa.Table:
+    """A folder of images; or one of the files that a list was written as, by its name or because all files are Parquet."""
+    files = storage.list_visible(settings.path)
+    end = ending(settings.path.rstrip("/"))
+    if end in LISTS and (parts := [file for file in files if ending(file) == end]):
+        files = parts
+    elif parquet := parquet_among(files, f"input {settings.path}"):
+        files = parquet
+    else:
+        return _images(files, settings)
+    return read_list(settings.path, files, settings.uri_column, settings.carry_columns)
+
+
+def _images(files: list[str], settings: InputSettings) -> pa.Table:
+    for name, value in (("uri_column", settings.uri_column), ("carry_columns", settings.carry_columns)):
+        if value:
+            raise ValueError(
+                f"input {settings.path} is no list, so there are no columns for input.{name}; leave it out"
+            )
+    return pa.table({"uri": pa.array(files, pa.string())})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
