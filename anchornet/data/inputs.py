@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pyarrow as pa
 
 from anchornet.data.kinds import LISTS, ending, is_parquet, parquet_among
 from anchornet.data.lists import read_list
+from anchornet.data.parquet import holds_images, list_rows, open_parquet
 from anchornet.files import storage
 
 
@@ -17,9 +18,11 @@ class InputSettings:
 
     path: str
     """Folder, ``s3://`` or ``gs://`` prefix that is listed recursively; an image; or a list of names: Parquet (a file, or a
-    folder of them), ``.csv``, ``.txt``, ``.jsonl``. docs/inputs.md says more."""
+    folder of them), ``.csv``, ``.txt``, ``.jsonl``; or Parquet that holds images. docs/inputs.md says more."""
     uri_column: str | None = None
     """Column of a list that holds the names; None: the first of uri, url, image_url, path, file_name."""
+    image_column: str = "image"
+    """Column of Parquet that holds the images themselves: bytes, or ``{bytes, path}`` as data sets of Hugging Face have it."""
     carry_columns: tuple[str, ...] = ()
     """Columns of the input that go along into the labels; one that label rows have already is called input_NAME there."""
     limit: int | None = None
@@ -41,14 +44,19 @@ class InputSettings:
 
     def source(self) -> str:
         """What the listing depends on, as text: a run is never mixed with another one's images."""
-        further = {"uri_column": self.uri_column, "carry_columns": ",".join(self.carry_columns)}
-        said = [f"{name}={value}" for name, value in further.items() if value]
+        defaults = {field.name: field.default for field in fields(self)}
+        said = [
+            f"{name}={getattr(self, name)!r}"
+            for name in ("uri_column", "image_column", "carry_columns")
+            if getattr(self, name) != defaults[name]
+        ]
         return " ".join([storage.absolute(self.path), f"limit={self.limit}", *said])
 
 
 def list_input(settings: InputSettings) -> pa.Table:
-    """Column ``uri`` of every image, in the order of the listing, and the columns that go along (``lists.ALONG``).
+    """Column ``uri`` of every image, in the order of the listing, and the columns that go along (``rows.ALONG``).
 
+    Rows of Parquet that holds the images also say where they are: columns file, row_group, row (in the row group).
     A folder: all files below it, sorted, whatever they are: one that is no image becomes a row that says so. A list: its
     names in its order. Raises ValueError when there is nothing to label or what there is cannot be used.
     """
@@ -69,7 +77,9 @@ def list_input(settings: InputSettings) -> pa.Table:
 def _from_file(settings: InputSettings) -> pa.Table:
     """A list of names, or a single image."""
     file = storage.absolute(settings.path)
-    if is_parquet(file) or ending(file) in LISTS:
+    if is_parquet(file):
+        return _from_parquet([file], settings)
+    if ending(file) in LISTS:
         return read_list(settings.path, [file], settings.uri_column, settings.carry_columns)
     return _images([file], settings)
 
@@ -80,10 +90,18 @@ def _from_folder(settings: InputSettings) -> pa.Table:
     end = ending(settings.path.rstrip("/"))
     if end in LISTS and (parts := [file for file in files if ending(file) == end]):
         files = parts
-    elif parquet := parquet_among(files, f"input {settings.path}"):
-        files = parquet
-    else:
-        return _images(files, settings)
+        return read_list(settings.path, files, settings.uri_column, settings.carry_columns)
+    if parquet := parquet_among(files, f"input {settings.path}"):
+        return _from_parquet(parquet, settings)
+    return _images(files, settings)
+
+
+def _from_parquet(files: list[str], settings: InputSettings) -> pa.Table:
+    """The images in the files; or those that they name, when a column of names is asked for or no column holds images."""
+    with open_parquet(files[0]) as first:
+        images = settings.uri_column is None and holds_images(first.schema_arrow, settings.image_column)
+    if images:
+        return list_rows(files, settings.image_column, settings.carry_columns)
     return read_list(settings.path, files, settings.uri_column, settings.carry_columns)
 
 

@@ -18,10 +18,14 @@ Reader = Callable[[pa.Table, int], Iterator[tuple[pa.Table, list[bytes | OSError
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSettings:
-    """Labelled images: class folders of image files, or Parquet with columns ``image`` (bytes) and ``label``."""
+    """Labelled images: class folders of image files, or Parquet with a column of images and one of labels."""
 
     path: str
     """Folder or ``s3://`` prefix. Class folders: ``path/CLASS/...``; Parquet: ``path`` or files below it end in .parquet."""
+    image_column: str = "image"
+    """Column of Parquet that holds the images: bytes, or ``{bytes, path}`` as data sets of Hugging Face have it."""
+    label_column: str = "label"
+    """Column of Parquet that holds the classes: text, or whole numbers, of which -1 means not labelled."""
     limit: int | None = None
     """Use at most this many images, drawn evenly from the shuffled list; None uses all."""
 

@@ -12,14 +12,13 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
+from anchornet.cascade.rows import ALONG
 from anchornet.data.kinds import PACKED, ending
 from anchornet.data.parquet import open_parquet
 from anchornet.files import storage
 
 URI_COLUMNS = ("uri", "url", "image_url", "path", "file_name")
 """Names of the column of names, the first that is there is taken."""
-ALONG = "along_"
-"""Prefix of the columns of a manifest that go along into the labels."""
 
 
 def read_list(path: str, files: Sequence[str], uri_column: str | None, carry: Sequence[str]) -> pa.Table:
@@ -54,7 +53,8 @@ def _chosen(columns: _Columns, file: str, uri_column: str | None, carry: Sequenc
     if name is None:
         wanted = repr(uri_column) if uri_column else f"of names ({', '.join(URI_COLUMNS)})"
         raise ValueError(
-            f"list {file} has no column {wanted} (it has {', '.join(names[:20])}); set input.uri_column, or add a header"
+            f"list {file} has no column {wanted} (it has {', '.join(names[:20])}); set input.uri_column, or "
+            f"input.image_column if one holds images, or add a header"
         )
     for each in carry:
         if each not in names:
@@ -88,7 +88,7 @@ def _absolute(names: Sequence[str], path: str) -> list[str]:
     first = ""
     for name in names:
         try:
-            found.append(storage.absolute(f"{base}/{name}" if base and _is_relative(name) else name))
+            found.append(storage.absolute(storage.beside(base, name) if base else name))
         except ValueError as error:
             found.append(name)
             problems, first = problems + 1, first or str(error)
@@ -102,12 +102,8 @@ def _base(names: Sequence[str], path: str) -> str:
     beside = storage.absolute(path).rstrip("/").rpartition("/")[0]
     if storage.is_remote(path):
         return beside
-    first = next((name for name in names if _is_relative(name)), None)
+    first = next((name for name in names if storage.is_relative(name)), None)
     return beside if first is not None and os.path.exists(f"{beside}/{first}") else ""
-
-
-def _is_relative(name: str) -> bool:
-    return not (name.startswith(("/", "~")) or "://" in name or name.lower().startswith("file:/"))
 
 
 class _Columns:

@@ -1,23 +1,28 @@
 """The manifest of a label job: which images it labels, in the order in which it will.
 
 ``image_id`` is the position in the listing. The rows are a seeded permutation of it: then what a job has seen tells what is
-to come, whatever the order of the listing, and the budget is paced by a single ratio (docs/budget.md).
+to come, whatever the order of the listing, and the budget is paced by a single ratio (docs/budget.md). Images that lie in row
+groups of Parquet keep together, or every group would be read many times: then it is the groups that are permuted.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from anchornet.cascade import rows as records
 from anchornet.data.inputs import InputSettings, list_input
 from anchornet.files import storage
 
 SCHEMA = pa.schema([("image_id", pa.int64()), ("uri", pa.string())])
 ROWS_PER_FILE = 100_000
+ROW_GROUP = "row_group"
+"""Column that only images have which lie in row groups of Parquet."""
 _SOURCE_FILE = "source.txt"
 
 
@@ -43,16 +48,38 @@ def open_manifest(folder: str, settings: InputSettings, seed: int) -> int:
 
 def manifest_table(uris: Sequence[str], seed: int, further: pa.Table | None = None) -> pa.Table:
     """Rows of SCHEMA for a listing, and its ``further`` columns, in an order drawn from ``seed``."""
-    order = np.random.default_rng(seed).permutation(len(uris))
+    order = _order(len(uris), further, seed)
     table = pa.table({"image_id": order, "uri": pa.array(uris, pa.string()).take(order)}, schema=SCHEMA)
-    if further is None:
-        return table
-    return pa.table(
-        {
-            **dict(zip(table.column_names, table.columns, strict=True)),
-            **{name: further[name].take(order) for name in further.column_names},
-        }
-    )
+    taken = {name: further[name].take(order) for name in further.column_names} if further is not None else {}
+    return records.with_columns(table, taken)
+
+
+def _order(num_images: int, further: pa.Table | None, seed: int) -> np.ndarray:
+    """A permutation of the images; of those in row groups, which are read as wholes, one of the groups."""
+    random = np.random.default_rng(seed)
+    if further is None or ROW_GROUP not in further.column_names:
+        return random.permutation(num_images)
+    bounds = group_bounds(further)
+    groups = [np.arange(start, stop) for start, stop in itertools.pairwise(bounds)]
+    return np.concatenate([np.zeros(0, np.int64), *(groups[index] for index in random.permutation(len(groups)))])
+
+
+def group_bounds(table: pa.Table) -> list[int]:
+    """Positions at which rows of another row group begin, and the end; rows of a group stand together."""
+    numbers = table[ROW_GROUP].to_numpy()
+    files = table["file"].combine_chunks().dictionary_encode()
+    files = files.indices.to_numpy() if len(files) else numbers
+    starts = np.flatnonzero((numbers[1:] != numbers[:-1]) | (files[1:] != files[:-1])) + 1
+    return [0, *starts.tolist(), len(table)]
+
+
+def grouped(table: pa.Table, fewest_rows: int) -> list[pa.Table]:
+    """``table`` cut between row groups, each piece of ``fewest_rows`` or more, the last one aside."""
+    cuts = [0]
+    for bound in group_bounds(table)[1:]:
+        if bound - cuts[-1] >= fewest_rows or bound == len(table):
+            cuts.append(bound)
+    return [table.slice(start, stop - start) for start, stop in itertools.pairwise(cuts) if stop > start]
 
 
 def manifest_files(folder: str) -> list[str]:

@@ -6,7 +6,7 @@ an outage alike into a null, and a user has to know which of them it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,6 +20,26 @@ from anchornet.images.preprocess import Preprocessing
 READ_THREADS = 16
 
 
+CONTENT, TROUBLE = "content", "trouble"
+"""Columns of rows whose bytes are read already: the bytes, and the reason where there are none."""
+
+
+class ToldError(OSError):
+    """An error that was met where the bytes were read; its text is the whole reason."""
+
+
+def with_contents(rows: pa.Table, contents: Sequence[bytes | OSError]) -> pa.Table:
+    """``rows`` with what reading them gave, so that another process can decode them."""
+    found = [None if isinstance(content, OSError) else content for content in contents]
+    troubles = [_reason(content) if isinstance(content, OSError) else None for content in contents]
+    columns = {CONTENT: pa.array(found, pa.large_binary()), TROUBLE: pa.array(troubles, pa.string())}
+    return records.with_columns(rows, columns)
+
+
+def _reason(error: OSError) -> str:
+    return str(error) if isinstance(error, ToldError) else f"{type(error).__name__}: {error}"
+
+
 class ReadAndDecode:
     """Manifest rows -> work rows: read the bytes, decode, shape; a reason where that failed."""
 
@@ -29,14 +49,23 @@ class ReadAndDecode:
         self.read_threads = read_threads
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows of MANIFEST_SCHEMA to work rows of :func:`anchornet.cascade.rows.work_table`."""
+        """Rows of a manifest to work rows of :func:`anchornet.cascade.rows.work_table`, with the columns that go along."""
         uris = table["uri"].to_pylist()
-        with ThreadPoolExecutor(self.read_threads) as pool:
-            contents = list(pool.map(read_or_error, uris))
-        shaped = [shape_or_error(content, self.preprocessing, self.max_pixels) for content in contents]
+        shaped = [shape_or_error(content, self.preprocessing, self.max_pixels) for content in self._contents(table)]
         pixels, status, errors = zip(*shaped, strict=True) if shaped else ((), (), ())
         image_ids = table["image_id"].to_numpy()
-        return records.work_table(image_ids, uris, pixels, status, errors, self.preprocessing.crop)
+        rows = records.work_table(image_ids, uris, pixels, status, errors, self.preprocessing.crop)
+        return records.with_columns(rows, records.along_columns(table))
+
+    def _contents(self, table: pa.Table) -> list[bytes | OSError]:
+        if CONTENT in table.column_names:
+            contents, troubles = table[CONTENT].to_pylist(), table[TROUBLE].to_pylist()
+            return [
+                content if trouble is None else ToldError(trouble)
+                for content, trouble in zip(contents, troubles, strict=True)
+            ]
+        with ThreadPoolExecutor(self.read_threads) as pool:
+            return list(pool.map(read_or_error, table["uri"].to_pylist()))
 
 
 def decode_memory_bytes(preprocessing: Preprocessing, max_pixels: int, batch_size: int) -> int:
@@ -70,7 +99,7 @@ def shape_or_error(
     ``failed``: the storage did not give the file. ``unreadable``: it did, and it is no usable image.
     """
     if isinstance(content, OSError):
-        return None, records.FAILED, f"{type(content).__name__}: {content}"
+        return None, records.FAILED, _reason(content)
     try:
         return preprocessing(decode(content, max_pixels)), records.OK, None
     except ImageError as error:

@@ -25,6 +25,7 @@ import pyarrow.fs as pafs
 
 from anchornet.files.local_listing import HIDDEN, walk
 from anchornet.files.s3_listing import list_objects
+from anchornet.files.s3_objects import is_object, is_odd, read_object
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,16 @@ def absolute(uri: str) -> str:
             f"storage {uri!r}: only local paths, s3:// and gs:// URIs are supported; copy the data to one of them"
         )
     return str(Path(uri).expanduser().absolute())
+
+
+def is_relative(uri: str) -> bool:
+    """True for a name that says nothing of where it begins."""
+    return not (uri.startswith(("/", "~")) or _scheme(uri))
+
+
+def beside(folder: str, name: str) -> str:
+    """``name`` itself, or when it is relative its place in ``folder``."""
+    return f"{folder}/{name}" if is_relative(name) else name
 
 
 @cache
@@ -135,9 +146,14 @@ def _prefix(uri: str) -> str:
 def is_folder(uri: str) -> bool:
     """True for a folder, False for a file; of an object and a prefix of the same name it is the object.
 
+    A key that Arrow cannot name (:mod:`s3_objects`) and that is no object counts as a folder, whose listing will tell.
+
     Raises FileNotFoundError when there is neither.
     """
-    file_system, path = resolve(uri)
+    place = absolute(uri)
+    if place.startswith("s3://") and is_odd(place.rstrip("/")):
+        return not is_object(place, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S)
+    file_system, path = resolve(place)
     kind = file_system.get_file_info(path).type
     if kind == pafs.FileType.NotFound:
         raise FileNotFoundError(f"{uri} does not exist")
@@ -202,7 +218,10 @@ def read_bytes(uri: str) -> bytes:
 
     Raises FileNotFoundError when there is none, OSError when the storage does not answer.
     """
-    file_system, path = resolve(uri)
+    place = absolute(uri)
+    if place.startswith("s3://") and is_odd(place):
+        return read_object(place, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S)
+    file_system, path = resolve(place)
     with file_system.open_input_stream(path) as stream:
         return bytes(stream.read())
 

@@ -115,6 +115,30 @@ def test_a_parquet_of_uris(workshop: Workshop, tmp_path: Path) -> None:
     assert "FileNotFoundError" in rows["error"].to_pylist()[3]
 
 
+def test_parquet_of_hugging_face_gives_the_rows_of_its_files(
+    workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    uris = fixed[1]["uri"].to_pylist()
+    images = [{"bytes": Path(uri).read_bytes(), "path": Path(uri).name} for uri in uris]
+    for shard, part in enumerate((slice(0, 20), slice(20, None))):
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        table = pa.table(
+            {"image": pa.array(images[part], kind), "label": list(range(len(uris)))[part], "name": uris[part]}
+        )
+        pq.write_table(table, tmp_path / f"train-{shard}.parquet", row_group_size=8)
+    (tmp_path / "README.md").write_text("about the data")
+    settings = [f"input.path={tmp_path}", "input.carry_columns=[label, name]", "budget.mode=fixed"]
+    rows = run(workshop, tmp_path / "run", *settings, *SMALL)
+    same = ["image_id", "label", "label_id", "exit", "gflops", "boxes", "status", "error"]
+    assert rows.select(same).equals(fixed[1].select(same))
+    assert rows["name"].to_pylist() == uris
+    assert rows["input_label"].to_pylist() == rows["image_id"].to_pylist()
+    assert rows["uri"][20].as_py() == f"{tmp_path}/train-1.parquet#0"
+    assert run(workshop, tmp_path / "run", *settings, *SMALL).equals(rows)
+
+
 def test_too_many_failures_are_an_exit_code(workshop: Workshop, tmp_path: Path) -> None:
     run(workshop, tmp_path, "max_failed_fraction=0.01", code=1)
 

@@ -29,10 +29,10 @@ def write(folder: Path, *names: str) -> Path:
 def test_a_name_that_no_storage_can_have_is_a_failed_row(tmp_path: Path) -> None:
     good = tmp_path / "good.png"
     good.write_bytes(encode(0))
-    uris = [str(good), "s3://bucket/a//b.jpg", str(tmp_path / "nul\0.jpg"), str(tmp_path / "nowhere.jpg")]
+    uris = [str(good), "wasb://bucket/b.jpg", str(tmp_path / "nul\0.jpg"), str(tmp_path / "nowhere.jpg")]
     rows = ReadAndDecode(Preprocessing(), 10**6, 4)(manifest_table(uris, 0).sort_by("image_id"))
     assert rows["status"].to_pylist() == ["ok", "failed", "failed", "failed"]
-    assert "Empty path component" in rows["error"][1].as_py()
+    assert "only local paths, s3:// and gs:// URIs" in rows["error"][1].as_py()
     assert "FileNotFoundError" in rows["error"][3].as_py()
 
 

@@ -59,6 +59,11 @@ def test_markers_of_folders_are_left_out(s3_bucket: str) -> None:
     assert parallel_list(s3_bucket) == [(s3_bucket + "/full/x", 1)]
 
 
+def test_a_key_that_ends_in_a_slash_and_holds_content_keeps_it(s3_bucket: str) -> None:
+    put(s3_bucket, {"photos/": 5, "photos/x": 1, "photos/empty/": 0})
+    assert parallel_list(s3_bucket + "/photos") == [(s3_bucket + "/photos/", 5), (s3_bucket + "/photos/x", 1)]
+
+
 NAMES = st.lists(st.sampled_from(["a", "b", "B", "a b", "é", "~", "-", "0"]), min_size=1, max_size=5).map("/".join)
 
 
