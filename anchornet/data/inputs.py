@@ -6,10 +6,11 @@ from dataclasses import dataclass, fields
 
 import pyarrow as pa
 
-from anchornet.data.kinds import LISTS, ending, is_parquet, parquet_among
 from anchornet.data.lists import read_list
 from anchornet.data.parquet import holds_images, list_rows, open_parquet
+from anchornet.data.tars import list_samples
 from anchornet.files import storage
+from anchornet.files.kinds import LISTS, TAR, containers_among, ending, is_parquet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class InputSettings:
 
     path: str
     """Folder, ``s3://`` or ``gs://`` prefix that is listed recursively; an image; or a list of names: Parquet (a file, or a
-    folder of them), ``.csv``, ``.txt``, ``.jsonl``; or Parquet that holds images. docs/inputs.md says more."""
+    folder of them), ``.csv``, ``.txt``, ``.jsonl``; or Parquet or tars that hold images. docs/inputs.md says more."""
     uri_column: str | None = None
     """Column of a list that holds the names; None: the first of uri, url, image_url, path, file_name."""
     image_column: str = "image"
@@ -56,7 +57,8 @@ class InputSettings:
 def list_input(settings: InputSettings) -> pa.Table:
     """Column ``uri`` of every image, in the order of the listing, and the columns that go along (``rows.ALONG``).
 
-    Rows of Parquet that holds the images also say where they are: columns file, row_group, row (in the row group).
+    Rows of Parquet that holds the images also say where they are: columns file, row_group, row (in the row group);
+    of tars: file, offset, size.
     A folder: all files below it, sorted, whatever they are: one that is no image becomes a row that says so. A list: its
     names in its order. Raises ValueError when there is nothing to label or what there is cannot be used.
     """
@@ -77,8 +79,8 @@ def list_input(settings: InputSettings) -> pa.Table:
 def _from_file(settings: InputSettings) -> pa.Table:
     """A list of names, or a single image."""
     file = storage.absolute(settings.path)
-    if is_parquet(file):
-        return _from_parquet([file], settings)
+    if is_parquet(file) or ending(file) == TAR:
+        return _from_containers([file], settings)
     if ending(file) in LISTS:
         return read_list(settings.path, [file], settings.uri_column, settings.carry_columns)
     return _images([file], settings)
@@ -91,13 +93,16 @@ def _from_folder(settings: InputSettings) -> pa.Table:
     if end in LISTS and (parts := [file for file in files if ending(file) == end]):
         files = parts
         return read_list(settings.path, files, settings.uri_column, settings.carry_columns)
-    if parquet := parquet_among(files, f"input {settings.path}"):
-        return _from_parquet(parquet, settings)
+    if containers := containers_among(files, f"input {settings.path}"):
+        return _from_containers(containers, settings)
     return _images(files, settings)
 
 
-def _from_parquet(files: list[str], settings: InputSettings) -> pa.Table:
-    """The images in the files; or those that they name, when a column of names is asked for or no column holds images."""
+def _from_containers(files: list[str], settings: InputSettings) -> pa.Table:
+    """The images in Parquet files or tars; or those that Parquet names, when no column holds images or names are asked for."""
+    if ending(files[0]) == TAR:
+        _check_no_list(settings, "uri_column")
+        return list_samples(files, settings.carry_columns)
     with open_parquet(files[0]) as first:
         images = settings.uri_column is None and holds_images(first.schema_arrow, settings.image_column)
     if images:
@@ -112,6 +117,14 @@ def _images(files: list[str], settings: InputSettings) -> pa.Table:
                 f"input {settings.path} is no list, so there are no columns for input.{name}; leave it out"
             )
     return pa.table({"uri": pa.array(files, pa.string())})
+
+
+def _check_no_list(settings: InputSettings, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name):
+            raise ValueError(
+                f"input {settings.path} is no list, so there are no columns for input.{name}; leave it out"
+            )
 
 
 def _require(condition: bool, message: str) -> None:

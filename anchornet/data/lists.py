@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from anchornet.cascade.rows import ALONG
-from anchornet.data.kinds import PACKED, ending
 from anchornet.data.parquet import open_parquet
 from anchornet.files import storage
+from anchornet.files.kinds import PACKED, ending
 
 URI_COLUMNS = ("uri", "url", "image_url", "path", "file_name")
 """Names of the column of names, the first that is there is taken."""

@@ -8,7 +8,6 @@ without it their decimal text does, and -1 means that an image is not labelled.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,16 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from anchornet.cascade.rows import ALONG
-from anchornet.data.listing import DatasetSettings, Listing, chosen_rows, class_names
+from anchornet.data.listing import UNLABELLED, DatasetSettings, Listing, chosen_rows, class_names, labelled_rows
 from anchornet.data.reading import READ_THREADS, read_or_error
 from anchornet.files import storage
 
-log = logging.getLogger(__name__)
-
 _LFS_POINTER = b"version https://git-lfs"
 """What a file of Git LFS begins with as long as nobody has fetched its content."""
-_UNLABELLED = -1
-"""The whole number that Hugging Face's data sets give an image without a label."""
 
 
 def list_parquet(files: list[str], settings: DatasetSettings, classes: tuple[str, ...] | None, seed: int) -> Listing:
@@ -44,15 +39,7 @@ def list_parquet(files: list[str], settings: DatasetSettings, classes: tuple[str
     values = pa.concat_arrays([group.labels for group in groups]) if groups else pa.array([], pa.string())
     if not len(values):
         raise ValueError(f"data set {settings.path} has no rows; write at least one image into it")
-    labelled = np.flatnonzero(values.is_valid())
-    if not len(labelled):
-        raise ValueError(
-            f"data set {settings.path} has no labels: all {len(values)} rows have {_UNLABELLED}; label some"
-        )
-    if len(labelled) < len(values):
-        log.warning(
-            "%s: %d of %d rows are left out, their label is -1", settings.path, len(values) - len(labelled), len(values)
-        )
+    labelled = labelled_rows(np.asarray(values.is_valid()), settings.path)
     occurring = [str(value) for value in sorted(pc.unique(values.drop_null()).to_pylist())]
     classes = class_names(occurring if classes else shards[0].names or occurring, classes, settings.path)
     index = {name: position for position, name in enumerate(classes)}
@@ -196,7 +183,7 @@ def _checked_labels(values: pa.Array, names: tuple[str, ...] | None, uri: str, c
     if not pa.types.is_integer(values.type):
         raise ValueError(f"{uri}: column {column!r} must be text or integers, got {values.type}")
     numbers = values.cast(pa.int64())
-    numbers = pc.if_else(pc.equal(numbers, _UNLABELLED), pa.scalar(None, pa.int64()), numbers)
+    numbers = pc.if_else(pc.equal(numbers, UNLABELLED), pa.scalar(None, pa.int64()), numbers)
     if names is None:
         return numbers
     outside = numbers.filter(pc.or_(pc.less(numbers, 0), pc.greater_equal(numbers, len(names)))).drop_null()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ from anchornet.images.decode import ImageError, decode
 from anchornet.images.preprocess import Preprocessing
 
 READ_THREADS = 16
+OFFSET = "offset"
+"""Column that only images have which are a part of a file, such as a tar."""
 
 
 CONTENT, TROUBLE = "content", "trouble"
@@ -64,8 +67,7 @@ class ReadAndDecode:
                 content if trouble is None else ToldError(trouble)
                 for content, trouble in zip(contents, troubles, strict=True)
             ]
-        with ThreadPoolExecutor(self.read_threads) as pool:
-            return list(pool.map(read_or_error, table["uri"].to_pylist()))
+        return read_places(table, self.read_threads)
 
 
 def decode_memory_bytes(preprocessing: Preprocessing, max_pixels: int, batch_size: int) -> int:
@@ -74,11 +76,36 @@ def decode_memory_bytes(preprocessing: Preprocessing, max_pixels: int, batch_siz
 
 
 def read_files(block: pa.Table, chunk_images: int) -> Iterator[tuple[pa.Table, list[bytes | OSError]]]:
-    """The content of each row's file, ``READ_THREADS`` at a time; an unreadable one gives its OSError."""
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        for start in range(0, block.num_rows, chunk_images):
-            chunk = block.slice(start, chunk_images)
-            yield chunk, list(pool.map(read_or_error, chunk["uri"].to_pylist()))
+    """The content of each row's file, or part of one, ``READ_THREADS`` at a time; an unreadable one gives its OSError."""
+    for start in range(0, block.num_rows, chunk_images):
+        chunk = block.slice(start, chunk_images)
+        yield chunk, read_places(chunk, READ_THREADS)
+
+
+def read_places(table: pa.Table, threads: int) -> list[bytes | OSError]:
+    """The content of each row's file, or of its part of a file (columns file, offset, size), or the error that it gave."""
+    with ThreadPoolExecutor(threads) as pool:
+        if OFFSET not in table.column_names:
+            return list(pool.map(read_or_error, table["uri"].to_pylist()))
+        return list(pool.map(read_part, *(table[name].to_pylist() for name in ("file", OFFSET, "size"))))
+
+
+def read_part(file: str, offset: int, size: int) -> bytes | OSError:
+    """``size`` bytes of a file from ``offset`` on, or the error that reading them gave."""
+    try:
+        content = _opened(file).read_at(size, offset)
+    except OSError as error:
+        return error
+    return (
+        content if len(content) == size else OSError(f"{file} ends before byte {offset + size}: it was cut off since")
+    )
+
+
+@lru_cache(maxsize=64)
+def _opened(file: str) -> pa.NativeFile:
+    """An open file, kept open: opening one in object storage takes a request of its own."""
+    file_system, path = storage.resolve(file)
+    return file_system.open_input_file(path)
 
 
 def read_or_error(uri: str) -> bytes | OSError:

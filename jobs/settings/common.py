@@ -17,6 +17,11 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_folder(name: str, folder: str) -> None:
+    """Raises ValueError for an empty name of a folder that is written to; ``name`` is its key."""
+    require(bool(folder.strip()), f"{name} is empty, and would write into the root of the disk; name a folder")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
     """Where the job runs."""

@@ -128,8 +128,12 @@ class TestParquetFolders:
         write(tmp_path, "a.jpg", "b.jpg", "c.jpg")
         write_list(tmp_path / "labels.parquet", uri=["/a.jpg"])
         with pytest.raises(
-            ValueError, match=r"mixes 1 Parquet files and 3 others; in the way .* Parquet ones: .*labels\.parquet"
+            ValueError,
+            match=r"mixes 3 other files and 1 Parquet files; in the way are the Parquet files: .*labels\.parquet",
         ):
+            listed(tmp_path)
+        (tmp_path / "labels.parquet").rename(tmp_path / "labels.tar")
+        with pytest.raises(ValueError, match=r"in the way are the tars: .*labels\.tar\. Keep one kind"):
             listed(tmp_path)
 
     @pytest.mark.parametrize(

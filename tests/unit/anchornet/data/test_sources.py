@@ -68,13 +68,14 @@ def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path: Path) -> None:
     write_folders(str(tmp_path / "loose"), 2)
     storage.write_bytes(str(tmp_path / "loose" / "stray.png"), encode(0))
     refused(tmp_path / "loose", r"1 files outside a class folder, such as stray\.png")
-    refused(
-        tmp_path / "loose" / "stray.png", "is a single file that is no Parquet; give the folder of the class folders"
-    )
+    refused(tmp_path / "loose" / "stray.png", "is a single file, neither Parquet nor a tar; give the folder")
     write_folders(str(tmp_path / "other"), 2)
     refused(tmp_path / "other", "1 classes that the network does not know, such as 'right'", ("left", "up"))
     write_parquet(str(tmp_path / "other" / "left" / "more.parquet"), 2)
-    refused(tmp_path / "other", r"mixes 1 Parquet files and 2 others; in the way .* Parquet ones: .*left/more\.parquet")
+    refused(
+        tmp_path / "other",
+        r"mixes 2 other files and 1 Parquet files; in the way .* Parquet files: .*left/more\.parquet",
+    )
 
 
 def test_what_may_not_be_read_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ LISTS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 """Endings of lists that are text; ``.gz`` and its like may follow."""
 PACKED = (".gz", ".bz2", ".zst")
 """Endings of compressed text, which Arrow unpacks as it reads."""
+TAR = ".tar"
 _COMPANIONS = (
     ".md",
     ".rst",
@@ -47,21 +48,26 @@ def is_companion(name: str) -> bool:
     return base.endswith(_COMPANIONS) or base in _COMPANION_NAMES
 
 
-def parquet_among(files: Sequence[str], path: str) -> list[str]:
-    """The Parquet files of a folder of Parquet, without what may stand beside them; empty when there is none.
+def containers_among(files: Sequence[str], path: str) -> list[str]:
+    """The Parquet files, or else the tars, of a folder of them, without what may stand beside; empty when there are none.
 
-    Raises ValueError for a folder that holds both Parquet and other data, with those that are in the way.
+    What img2dataset writes beside a tar (``00000.parquet``) counts as its companion. Raises ValueError for a folder that holds
+    such files and other data, with those that are in the way.
     """
-    parquet = [file for file in files if is_parquet(file)]
-    others = [file for file in files if not is_parquet(file) and not is_companion(file)]
-    if parquet and others:
-        fewer, more = ("Parquet", "other") if len(parquet) <= len(others) else ("other", "Parquet")
-        names = sorted((parquet, others), key=len)[0]
+    tars = [file for file in files if ending(file) == TAR]
+    stems = {file[: -len(TAR)] for file in tars}
+    rest = [file for file in files if file not in set(tars) and file.rpartition(".")[0] not in stems]
+    parquet = [file for file in rest if is_parquet(file)]
+    others = [file for file in rest if not is_parquet(file) and not is_companion(file)]
+    kinds = {"tars": tars, "Parquet files": parquet, "other files": others}
+    present = sorted((names, kind) for kind, names in kinds.items() if names)
+    if len(present) > 1 and (tars or parquet):
+        fewest, kind = min(present, key=lambda each: len(each[0]))
+        counts = " and ".join(f"{len(names)} {name}" for names, name in present)
         raise ValueError(
-            f"{path} mixes {len(parquet)} Parquet files and {len(others)} others; in the way of the {more} files are the "
-            f"{fewer} ones: {_shown(names)}. Keep one kind below one folder"
+            f"{path} mixes {counts}; in the way are the {kind}: {_shown(fewest)}. Keep one kind below one folder"
         )
-    return parquet
+    return tars or parquet
 
 
 def _shown(names: Sequence[str], most: int = 3) -> str:
