@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import pyarrow as pa
 
+from anchornet.cascade.rows import along_name
 from anchornet.data.lists import read_list
 from anchornet.data.parquet import holds_images, list_rows, open_parquet
 from anchornet.data.tars import list_samples
@@ -38,6 +39,11 @@ class InputSettings:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         _require(bool(self.path.strip()), "input.path is empty; give a folder, a prefix, an image or a list of names")
+        names = [along_name(name) for name in self.carry_columns]
+        _require(
+            len(set(names)) == len(names),
+            f"input.carry_columns would give the labels a column twice ({', '.join(names)}); leave one out",
+        )
         _require(self.limit is None or self.limit > 0, f"input.limit must be > 0 or null, got {self.limit}")
         _require(self.max_pixels > 0, f"input.max_pixels must be > 0, got {self.max_pixels}")
         _require(self.decode_cpus > 0, f"input.decode_cpus must be > 0, got {self.decode_cpus}")

@@ -6,14 +6,15 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
-from anchornet.cascade.rows import ALONG
-from anchornet.data.parquet import open_parquet
+from anchornet.data.parquet import along, joined, open_parquet
+from anchornet.data.reading import READ_THREADS
 from anchornet.files import storage
 from anchornet.files.kinds import PACKED, ending
 
@@ -28,13 +29,12 @@ def read_list(path: str, files: Sequence[str], uri_column: str | None, carry: Se
     the first of them does or the list is in object storage, and else in the working directory. Raises ValueError for a list
     that lacks a column, has rows without a name, or nothing but names that cannot be read.
     """
-    read = _READERS.get(ending(files[0]), _read_parquet) if files else _read_parquet
-    tables = [_chosen(read(file, path), file, uri_column, carry) for file in files]
-    table = (
-        pa.concat_tables(tables, promote_options="permissive")
-        if tables
-        else pa.table({"uri": pa.array([], pa.string())})
-    )
+    if not files:
+        return pa.table({"uri": pa.array([], pa.string())})
+    read = _READERS.get(ending(files[0]), _read_parquet)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        tables = list(pool.map(lambda file: _chosen(read(file, path), file, uri_column, carry), files))
+    table = joined(tables, files[0])
     names = table["uri"].to_pylist()
     _check_names(names, path)
     return table.set_column(0, "uri", pa.array(_absolute(names, path), pa.string()))
@@ -62,8 +62,7 @@ def _chosen(columns: _Columns, file: str, uri_column: str | None, carry: Sequenc
                 f"list {file} has no column {each!r} to go along (it has {', '.join(names[:20])}); mend input.carry_columns"
             )
     table = columns.read([name, *(each for each in carry if each != name)])
-    along = {ALONG + each: table[each] for each in carry}
-    return pa.table({"uri": _as_text(table[name], file, name), **along})
+    return pa.table({"uri": _as_text(table[name], file, name), **along(table, carry)})
 
 
 def _as_text(column: pa.ChunkedArray, file: str, name: str) -> pa.ChunkedArray:

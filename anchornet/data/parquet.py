@@ -59,10 +59,27 @@ def list_parquet(files: list[str], settings: DatasetSettings, classes: tuple[str
 def list_rows(files: Sequence[str], image_column: str, carry: Sequence[str]) -> pa.Table:
     """A row per image of ``files``, in their order: columns uri, file, row_group, row, and those along."""
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        return pa.concat_tables(
-            pool.map(partial(_rows_of_file, image_column=image_column, carry=carry), files),
-            promote_options="permissive",
-        )
+        return joined(list(pool.map(partial(_rows_of_file, image_column=image_column, carry=carry), files)), files[0])
+
+
+def joined(tables: Sequence[pa.Table], first_file: str) -> pa.Table:
+    """The tables of several files as one; raises ValueError when a column that goes along has types that do not agree."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(
+            f"{first_file} and the files after it hold a column in different types ({error}); write them alike, or leave "
+            f"it out of input.carry_columns"
+        ) from error
+
+
+def along(table: pa.Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    """The columns ``names`` as they go along; categories become what they stand for."""
+    columns = {ALONG + name: table[name] for name in names}
+    return {
+        name: column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        for name, column in columns.items()
+    }
 
 
 def _rows_of_file(uri: str, image_column: str, carry: Sequence[str]) -> pa.Table:
@@ -70,7 +87,7 @@ def _rows_of_file(uri: str, image_column: str, carry: Sequence[str]) -> pa.Table
         _check_columns(file.schema_arrow, uri, image_column, *carry)
         _check_images(file.schema_arrow.field(image_column).type, uri, image_column)
         sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-        along = file.read(columns=list(carry)) if carry else pa.table({})
+        further = file.read(columns=list(carry)) if carry else pa.table({})
     num_rows = sum(sizes)
     places = {
         "uri": pa.array([f"{uri}#{row}" for row in range(num_rows)], pa.string()),
@@ -78,7 +95,7 @@ def _rows_of_file(uri: str, image_column: str, carry: Sequence[str]) -> pa.Table
         "row_group": pa.array(np.repeat(np.arange(len(sizes)), sizes).astype(np.int64)),
         "row": pa.array(np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)]).astype(np.int64)),
     }
-    return pa.table({**places, **{ALONG + name: along[name] for name in carry}})
+    return pa.table({**places, **along(further, carry)})
 
 
 def holds_images(schema: pa.Schema, column: str) -> bool:

@@ -185,6 +185,44 @@ class TestColumns:
             listed(write_list(tmp_path / "l.parquet", uri=["/a"]), carry_columns=("id",))
 
 
+class TestColumnsAlong:
+    def test_they_keep_their_types_and_categories_become_text(self, tmp_path: Path) -> None:
+        shop = pa.array(["a", "b"]).dictionary_encode()
+        path = write_list(tmp_path / "l.parquet", uri=["/a", "/b"], n=[1, 2], shop=shop, tags=[["x"], None])
+        table = list_input(InputSettings(path=str(path), carry_columns=("shop", "n", "tags")))
+        assert table.schema.field("along_n").type == pa.int64()
+        assert table.schema.field("along_shop").type == pa.string()
+        assert table.drop_columns("uri").to_pylist() == [
+            {"along_shop": "a", "along_n": 1, "along_tags": ["x"]},
+            {"along_shop": "b", "along_n": 2, "along_tags": None},
+        ]
+
+    def test_text_of_a_csv_stays_as_it_is(self, tmp_path: Path) -> None:
+        (tmp_path / "l.csv").write_bytes(CSV.encode())
+        table = list_input(InputSettings(path=str(tmp_path / "l.csv"), carry_columns=("id", "caption", "path")))
+        assert table["along_id"].to_pylist() == ["007", "008"]
+        assert table["along_caption"].to_pylist() == ["one, two\nthree", ""]
+        assert table["along_path"].to_pylist() == ["/a b.jpg", "/ü.jpg"]
+
+    def test_a_column_that_is_null_or_narrower_in_one_part_is_one_column(self, tmp_path: Path) -> None:
+        write_list(tmp_path / "a.parquet", uri=["/a"], n=pa.array([1], pa.int32()), s=pa.nulls(1))
+        write_list(tmp_path / "b.parquet", uri=["/b"], n=pa.array([2], pa.int64()), s=["x"])
+        table = list_input(InputSettings(path=str(tmp_path), carry_columns=("n", "s")))
+        assert (table["along_n"].to_pylist(), table["along_s"].to_pylist()) == ([1, 2], [None, "x"])
+
+    def test_types_that_do_not_agree_are_refused(self, tmp_path: Path) -> None:
+        write_list(tmp_path / "a.parquet", uri=["/a"], n=[1])
+        write_list(tmp_path / "b.parquet", uri=["/b"], n=["one"])
+        with pytest.raises(ValueError, match=r"a\.parquet and the files after it hold a column in different types"):
+            listed(tmp_path, carry_columns=("n",))
+        assert listed(tmp_path) == ["/a", "/b"]
+
+    @pytest.mark.parametrize("names", [("a", "a"), ("label", "input_label")])
+    def test_two_of_one_name_are_refused(self, names: tuple[str, ...]) -> None:
+        with pytest.raises(ValueError, match="would give the labels a column twice"):
+            InputSettings(path="p", carry_columns=names)
+
+
 CSV = 'id,path,caption\n007,/a b.jpg,"one, two\nthree"\n008,/ü.jpg,\n'
 FORMS: dict[str, bytes] = {
     "l.csv": CSV.encode(),
