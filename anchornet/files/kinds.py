@@ -51,14 +51,23 @@ def is_companion(name: str) -> bool:
 def containers_among(files: Sequence[str], path: str) -> list[str]:
     """The Parquet files, or else the tars, of a folder of them, without what may stand beside; empty when there are none.
 
-    What img2dataset writes beside a tar (``00000.parquet``) counts as its companion. Raises ValueError for a folder that holds
-    such files and other data, with those that are in the way.
+    What img2dataset writes beside a tar or a folder of images (``00000.parquet``) counts as its companion. Raises ValueError
+    for a folder that holds such files and other data, with those that are in the way.
     """
-    tars = [file for file in files if ending(file) == TAR]
+    tars = [file for file in files if file.lower().endswith(TAR)]
+    parquet = [file for file in files if is_parquet(file)]
+    if not tars and not parquet:
+        return []
+    containers = {*tars, *parquet}
     stems = {file[: -len(TAR)] for file in tars}
-    rest = [file for file in files if file not in set(tars) and file.rpartition(".")[0] not in stems]
-    parquet = [file for file in rest if is_parquet(file)]
-    others = [file for file in rest if not is_parquet(file) and not is_companion(file)]
+    folders = {file.rpartition("/")[0] for file in files if file not in containers}
+    beside = stems | folders
+    parquet = [file for file in parquet if file.rpartition(".")[0] not in beside]
+    others = [
+        file
+        for file in files
+        if file not in containers and file.rpartition(".")[0] not in stems and not is_companion(file)
+    ]
     kinds = {"tars": tars, "Parquet files": parquet, "other files": others}
     present = sorted((names, kind) for kind, names in kinds.items() if names)
     if len(present) > 1 and (tars or parquet):

@@ -136,6 +136,17 @@ class TestParquetFolders:
         with pytest.raises(ValueError, match=r"in the way are the tars: .*labels\.tar\. Keep one kind"):
             listed(tmp_path)
 
+    def test_what_img2dataset_writes_beside_a_folder_of_images_is_not(self, tmp_path: Path) -> None:
+        write(tmp_path, "00000/000.jpg", "00000/000.json", "00000_stats.json")
+        write_list(tmp_path / "00000.parquet", url=["https://example.org/a.jpg"])
+        assert f"{tmp_path}/00000/000.jpg" in listed(tmp_path)
+
+    def test_a_file_beside_a_folder_of_files_of_its_name_is_read_too(self, tmp_path: Path) -> None:
+        (tmp_path / "train").mkdir()
+        write_list(tmp_path / "train" / "0.parquet", url=["/a.jpg"])
+        write_list(tmp_path / "train.parquet", url=["/b.jpg"])
+        assert listed(tmp_path) == ["/b.jpg", "/a.jpg"]
+
     @pytest.mark.parametrize(
         ("content", "said"),
         [
