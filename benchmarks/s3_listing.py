@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
-from anchornet.files import s3_listing, storage
+from anchornet.files import storage
+from anchornet.files.s3 import listing as s3_listing
 
 Files = list[tuple[str, int]]
 FOLDER = "images"

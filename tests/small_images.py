@@ -1,8 +1,10 @@
-"""Small labelled images for tests: the brighter half decides the class. As class folders or as Parquet."""
+"""Small labelled images for tests: the brighter half decides the class. As class folders, Parquet or tars."""
 
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,4 +50,25 @@ def write_parquet(
     buffer = io.BytesIO()
     pq.write_table(table, buffer, row_group_size=group_rows)
     storage.write_bytes(path, buffer.getvalue())
+    return path
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    """A tar with these files, in this order."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def write_tar(path: str, count: int, damaged: Sequence[int] = ()) -> str:
+    """The same images as a tar of WebDataset, their class in the field ``label`` of a json."""
+    members = {}
+    for index in range(count):
+        members[f"{index:06d}.png"] = DAMAGED if index in damaged else encode(index)
+        members[f"{index:06d}.json"] = json.dumps({"sku": f"{index:03d}", "label": CLASSES[index % 2]}).encode()
+    storage.write_bytes(path, tar_of(members))
     return path

@@ -45,6 +45,8 @@ Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 IMAGE = "image"
 """The one column that the first stage takes: uint8 pixels, (H, W, 3), or several views one after the other."""
 
+ALONG = "along_"
+"""Prefix of the columns that go along from the input into the labels, untouched."""
 WANTS = "wants_next"
 """Boolean column: this row wants the next stage, and carries a state for it."""
 _CARRY = "carry_"
@@ -59,6 +61,16 @@ def image_layout(size: int) -> Layout:
 def pixel_layout(shape: tuple[int, ...]) -> Layout:
     """What the first stage of a cascade takes: pixels of any shape, uint8."""
     return {IMAGE: (np.dtype(np.uint8), shape)}
+
+
+def along_name(name: str) -> str:
+    """What the column ``name`` of the input is called in the labels: its own name, unless label rows have that already."""
+    return f"input_{name}" if name in LABEL_SCHEMA.names else name
+
+
+def along_columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The columns of ``table`` that go along, under their names in it."""
+    return {name: table[name] for name in table.column_names if name.startswith(ALONG)}
 
 
 def work_table(
@@ -165,7 +177,7 @@ def without_carried(table: pa.Table) -> pa.Table:
 def finish(
     table: pa.Table, classes: Sequence[str], exit_names: Sequence[str], confidence: np.ndarray | None
 ) -> pa.Table:
-    """Output rows (LABEL_SCHEMA) from rows that have left; ``confidence`` (N,) is NaN or None where there is none.
+    """Output rows from rows that have left: LABEL_SCHEMA, then what goes along; ``confidence`` (N,) is NaN or None for none.
 
     A row that no exit was computed for, or whose score is NaN (overflow in a network), has no label and status ``failed``.
     """
@@ -190,7 +202,10 @@ def finish(
         "status": status,
         "error": error,
     }
-    return pa.table(columns, schema=LABEL_SCHEMA)
+    labels = pa.table(columns, schema=LABEL_SCHEMA)
+    return with_columns(
+        labels, {along_name(name.removeprefix(ALONG)): column for name, column in along_columns(table).items()}
+    )
 
 
 def _boxes(table: pa.Table) -> pa.Array:

@@ -1,36 +1,50 @@
-"""Parquet: files with the columns ``image`` and ``label``, read by row group.
+"""Parquet that holds images, read by row group: with labels for training and calibration, without for labelling.
 
-``image`` holds encoded bytes, or a struct with the field ``bytes``, as data sets of Hugging Face have it; ``label`` holds
-text, or integers, whose decimal text is the class name.
+The column of images holds encoded bytes, or structs ``{bytes, path}`` as data sets of Hugging Face have it; where the bytes
+are null the path is followed. Labels are text, or whole numbers: then the schema's metadata of Hugging Face names the classes,
+without it their decimal text does, and -1 means that an image is not labelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from anchornet.data.listing import DatasetSettings, Listing, chosen_rows, class_names
-from anchornet.data.reading import READ_THREADS
+from anchornet.cascade.rows import ALONG
+from anchornet.data.listing import UNLABELLED, DatasetSettings, Listing, chosen_rows, class_names, labelled_rows
+from anchornet.data.reading import READ_THREADS, read_or_error
 from anchornet.files import storage
+
+_LFS_POINTER = b"version https://git-lfs"
+"""What a file of Git LFS begins with as long as nobody has fetched its content."""
 
 
 def list_parquet(files: list[str], settings: DatasetSettings, classes: tuple[str, ...] | None, seed: int) -> Listing:
-    """The listing of all rows of ``files``; raises ValueError for other columns, or nothing in them."""
+    """The listing of all labelled rows of ``files``; raises ValueError for other columns, or nothing in them.
+
+    image_id is the position among all rows, the unlabelled ones included; those are left out and counted in a warning.
+    """
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        groups = [group for of_file in pool.map(_parquet_labels, files) for group in of_file]
-    values = pa.concat_arrays([group.labels for group in groups])
+        shards = list(pool.map(partial(_read_labels, settings=settings), files))
+    _check_alike(shards, settings.label_column)
+    groups = [group for shard in shards for group in shard.groups]
+    values = pa.concat_arrays([group.labels for group in groups]) if groups else pa.array([], pa.string())
     if not len(values):
         raise ValueError(f"data set {settings.path} has no rows; write at least one image into it")
-    classes = class_names([str(value) for value in sorted(pc.unique(values).to_pylist())], classes, settings.path)
+    labelled = labelled_rows(np.asarray(values.is_valid()), settings.path)
+    occurring = [str(value) for value in sorted(pc.unique(values.drop_null()).to_pylist())]
+    classes = class_names(occurring if classes else shards[0].names or occurring, classes, settings.path)
     index = {name: position for position, name in enumerate(classes)}
     wanted = np.zeros(len(values), dtype=bool)
-    wanted[chosen_rows(len(values), settings.limit, seed)] = True
+    wanted[labelled[chosen_rows(len(labelled), settings.limit, seed)]] = True
     blocks, first = [], 0
     for group in groups:
         rows = np.flatnonzero(wanted[first : first + len(group.labels)])
@@ -38,7 +52,55 @@ def list_parquet(files: list[str], settings: DatasetSettings, classes: tuple[str
             blocks.append(_group_block(group, rows, first, index))
         first += len(group.labels)
     order = np.random.default_rng(seed).permutation(len(blocks))
-    return Listing(blocks=[blocks[i] for i in order], classes=classes, read=read_row_groups, rows_are_files=False)
+    read = partial(read_row_groups, column=settings.image_column)
+    return Listing(blocks=[blocks[i] for i in order], classes=classes, read=read, rows_are_files=False)
+
+
+def list_rows(files: Sequence[str], image_column: str, carry: Sequence[str]) -> pa.Table:
+    """A row per image of ``files``, in their order: columns uri, file, row_group, row, and those along."""
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return joined(list(pool.map(partial(_rows_of_file, image_column=image_column, carry=carry), files)), files[0])
+
+
+def joined(tables: Sequence[pa.Table], first_file: str) -> pa.Table:
+    """The tables of several files as one; raises ValueError when a column that goes along has types that do not agree."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(
+            f"{first_file} and the files after it hold a column in different types ({error}); write them alike, or leave "
+            f"it out of input.carry_columns"
+        ) from error
+
+
+def along(table: pa.Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    """The columns ``names`` as they go along; categories become what they stand for."""
+    columns = {ALONG + name: table[name] for name in names}
+    return {
+        name: column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        for name, column in columns.items()
+    }
+
+
+def _rows_of_file(uri: str, image_column: str, carry: Sequence[str]) -> pa.Table:
+    with open_parquet(uri) as file:
+        _check_columns(file.schema_arrow, uri, image_column, *carry)
+        _check_images(file.schema_arrow.field(image_column).type, uri, image_column)
+        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+        further = file.read(columns=list(carry)) if carry else pa.table({})
+    num_rows = sum(sizes)
+    places = {
+        "uri": pa.array([f"{uri}#{row}" for row in range(num_rows)], pa.string()),
+        "file": pa.array([uri] * num_rows, pa.string()),
+        "row_group": pa.array(np.repeat(np.arange(len(sizes)), sizes).astype(np.int64)),
+        "row": pa.array(np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)]).astype(np.int64)),
+    }
+    return pa.table({**places, **along(further, carry)})
+
+
+def holds_images(schema: pa.Schema, column: str) -> bool:
+    """Whether ``column`` is there and holds encoded images."""
+    return column in schema.names and _is_bytes(schema.field(column).type)
 
 
 @dataclass(frozen=True)
@@ -48,45 +110,105 @@ class _RowGroup:
     first_row: int
     """Rows of the file before this row group."""
     labels: pa.Array
+    """Names of classes, or whole numbers that are their names; null where there is no label."""
 
 
-def _parquet_labels(uri: str) -> list[_RowGroup]:
+@dataclass(frozen=True)
+class _Shard:
+    """The labels of a file."""
+
+    file: str
+    groups: list[_RowGroup]
+    kind: str
+    """What stands in the column: whole numbers or text."""
+    names: tuple[str, ...] | None
+    """Names of the classes by number, from the schema's metadata."""
+
+
+def _read_labels(uri: str, settings: DatasetSettings) -> _Shard:
     """The row groups of a file with their labels; only the label column is read."""
-    with _open_parquet(uri) as file:
+    column = settings.label_column
+    with open_parquet(uri) as file:
         schema = file.schema_arrow
-        missing = [name for name in ("image", "label") if name not in schema.names]
-        if missing:
-            raise ValueError(f"{uri} has no column {missing[0]!r} (it has {', '.join(schema.names)}); rename it")
-        _check_images(schema.field("image").type, uri)
-        groups, first_row = [], 0
+        _check_columns(schema, uri, settings.image_column, column)
+        _check_images(schema.field(settings.image_column).type, uri, settings.image_column)
+        names, groups, first_row = _declared_names(schema, column), [], 0
         for number in range(file.num_row_groups):
-            column = file.read_row_group(number, columns=["label"])["label"].combine_chunks()
-            groups.append(_RowGroup(uri, number, first_row, _checked_labels(column, uri)))
-            first_row += len(column)
-    return groups
+            values = file.read_row_group(number, columns=[column])[column].combine_chunks()
+            groups.append(_RowGroup(uri, number, first_row, _checked_labels(values, names, uri, column)))
+            first_row += len(values)
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return _Shard(uri, groups, "whole numbers" if pa.types.is_integer(kind) else "text", names)
 
 
-def _check_images(kind: pa.DataType, uri: str) -> None:
-    """Refuse (ValueError) a column of anything but bytes, such as paths."""
+def _check_columns(schema: pa.Schema, uri: str, *wanted: str) -> None:
+    for name in wanted:
+        if name not in schema.names:
+            raise ValueError(
+                f"{uri} has no column {name!r} (it has {', '.join(schema.names)}); set image_column and label_column, or "
+                f"rename it"
+            )
+
+
+def _check_alike(shards: Sequence[_Shard], column: str) -> None:
+    """Refuse (ValueError) files of one data set that name their classes in different ways."""
+    for shard in shards:
+        first = shards[0]
+        if shard.kind != first.kind:
+            raise ValueError(
+                f"column {column!r} holds {first.kind} in {first.file} and {shard.kind} in {shard.file}; write them alike"
+            )
+        if shard.names != first.names:
+            raise ValueError(
+                f"{first.file} and {shard.file} name their classes differently in their schemas; write them alike"
+            )
+
+
+def _declared_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """Names of the classes by number, as Hugging Face's ``ClassLabel`` leaves them in the schema's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, ValueError, TypeError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _check_images(kind: pa.DataType, uri: str, column: str) -> None:
+    """Refuse (ValueError) a column of anything but bytes, such as paths."""
+    if not _is_bytes(kind):
         raise ValueError(
-            f"{uri}: column 'image' must hold encoded images (binary), got {kind}; put the files' bytes there"
+            f"{uri}: column {column!r} must hold encoded images (binary), got {kind}; put the files' bytes there"
         )
 
 
-def _checked_labels(column: pa.Array, uri: str) -> pa.Array:
-    """Labels as int64 or string; raises ValueError for another type or a missing label."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if column.null_count:
-        raise ValueError(f"{uri} has {column.null_count} rows without a label; remove them")
-    if pa.types.is_integer(column.type):
-        return column.cast(pa.int64())
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return column.cast(pa.string())
-    raise ValueError(f"{uri}: column 'label' must be text or integers, got {column.type}")
+def _checked_labels(values: pa.Array, names: tuple[str, ...] | None, uri: str, column: str) -> pa.Array:
+    """Labels as int64 or string, null where there is none; raises ValueError for another type or a missing label."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if values.null_count:
+        raise ValueError(f"{uri} has {values.null_count} rows without a label; remove them")
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        return values.cast(pa.string())
+    if not pa.types.is_integer(values.type):
+        raise ValueError(f"{uri}: column {column!r} must be text or integers, got {values.type}")
+    numbers = values.cast(pa.int64())
+    numbers = pc.if_else(pc.equal(numbers, UNLABELLED), pa.scalar(None, pa.int64()), numbers)
+    if names is None:
+        return numbers
+    outside = numbers.filter(pc.or_(pc.less(numbers, 0), pc.greater_equal(numbers, len(names)))).drop_null()
+    if len(outside):
+        raise ValueError(
+            f"{uri}: label {outside[0]} has no name, the schema's metadata names {len(names)}; mend the labels or the names"
+        )
+    return pa.array(names, pa.string()).take(numbers)
 
 
 def _group_block(group: _RowGroup, rows: np.ndarray, first_id: int, index: dict[str, int]) -> pa.Table:
@@ -103,24 +225,64 @@ def _group_block(group: _RowGroup, rows: np.ndarray, first_id: int, index: dict[
     )
 
 
-def _open_parquet(uri: str) -> pq.ParquetFile:
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """The open Parquet file ``uri``; raises ValueError, naming it, when it is none."""
     file_system, path = storage.resolve(uri)
-    return pq.ParquetFile(file_system.open_input_file(path))
+    file = file_system.open_input_file(path)
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        head = file.read_at(min(file.size(), len(_LFS_POINTER)), 0)
+        if head == _LFS_POINTER:
+            raise ValueError(f"{uri} is a pointer of Git LFS, not the file itself; run git lfs pull") from error
+        raise ValueError(
+            f"{uri} is no Parquet file ({file.size()} bytes; {error}); write it again, or take it away"
+        ) from error
 
 
-def read_row_groups(block: pa.Table, chunk_images: int) -> Iterator[tuple[pa.Table, list[bytes | OSError]]]:
-    """The image bytes of a block that lies in one row group (rows ascending), read once; a null is empty bytes."""
-    rows = block["row"].to_numpy()
-    with _open_parquet(block["file"][0].as_py()) as file:
-        first = 0
-        for batch in file.iter_batches(chunk_images, [block["row_group"][0].as_py()], ["image"]):
-            start, stop = np.searchsorted(rows, [first, first + len(batch)])
-            if stop > start:
-                chunk = block.slice(start, stop - start)
-                values = _image_bytes(batch.column(0)).take(pa.array(rows[start:stop] - first))
-                yield chunk, [value.as_py() or b"" for value in values]
-            first += len(batch)
+def read_row_groups(
+    block: pa.Table, chunk_images: int, column: str = "image"
+) -> Iterator[tuple[pa.Table, list[bytes | OSError]]]:
+    """The images of a block that lies in one row group (rows ascending), read once; a null is empty bytes.
+
+    What cannot be read, be it a file that has gone since or a damaged page, is the error of every row that it concerns.
+    """
+    uri, rows, done = block["file"][0].as_py(), block["row"].to_numpy(), 0
+    try:
+        with open_parquet(uri) as file:
+            first = 0
+            for batch in file.iter_batches(chunk_images, [block["row_group"][0].as_py()], [column]):
+                start, stop = np.searchsorted(rows, [first, first + len(batch)])
+                if stop > start:
+                    values = batch.column(0).take(pa.array(rows[start:stop] - first))
+                    yield block.slice(start, stop - start), _contents(values, uri)
+                    done = int(stop)
+                first += len(batch)
+    except OSError as error:
+        lost = error
+    except (ValueError, pa.ArrowException) as error:
+        lost = OSError(f"{type(error).__name__}: {error}")
+    else:
+        return
+    for start in range(done, len(block), chunk_images):
+        rest = block.slice(start, chunk_images)
+        yield rest, [lost] * len(rest)
 
 
-def _image_bytes(column: pa.Array) -> pa.Array:
-    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+def _contents(values: pa.Array, file: str) -> list[bytes | OSError]:
+    """The bytes of each image; where they are null but a path is given, what it leads to, beside ``file`` if relative."""
+    if not pa.types.is_struct(values.type):
+        return [value or b"" for value in values.to_pylist()]
+    given = pc.struct_field(values, "bytes").to_pylist()
+    found: list[bytes | OSError] = [value or b"" for value in given]
+    if values.type.get_field_index("path") < 0:
+        return found
+    paths = pc.struct_field(values, "path").to_pylist()
+    elsewhere = [row for row, value in enumerate(given) if value is None and paths[row]]
+    if elsewhere:
+        folder = file.rpartition("/")[0]
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            read = pool.map(read_or_error, (storage.beside(folder, paths[row]) for row in elsewhere))
+            for row, content in zip(elsewhere, read, strict=True):
+                found[row] = content
+    return found

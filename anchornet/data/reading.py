@@ -7,8 +7,9 @@ an outage alike into a null, and a user has to know which of them it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,28 @@ from anchornet.images.decode import ImageError, read_picture
 from anchornet.images.preprocess import Shaping
 
 READ_THREADS = 16
+OFFSET = "offset"
+"""Column that only images have which are a part of a file, such as a tar."""
+
+
+CONTENT, TROUBLE = "content", "trouble"
+"""Columns of rows whose bytes are read already: the bytes, and the reason where there are none."""
+
+
+class ToldError(OSError):
+    """An error that was met where the bytes were read; its text is the whole reason."""
+
+
+def with_contents(rows: pa.Table, contents: Sequence[bytes | OSError]) -> pa.Table:
+    """``rows`` with what reading them gave, so that another process can decode them."""
+    found = [None if isinstance(content, OSError) else content for content in contents]
+    troubles = [_reason(content) if isinstance(content, OSError) else None for content in contents]
+    columns = {CONTENT: pa.array(found, pa.large_binary()), TROUBLE: pa.array(troubles, pa.string())}
+    return records.with_columns(rows, columns)
+
+
+def _reason(error: OSError) -> str:
+    return str(error) if isinstance(error, ToldError) else f"{type(error).__name__}: {error}"
 
 
 class ReadAndDecode:
@@ -33,14 +56,25 @@ class ReadAndDecode:
         self.accept_truncated = accept_truncated
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Rows of MANIFEST_SCHEMA to work rows of :func:`anchornet.cascade.rows.work_table`."""
+        """Rows of a manifest to work rows of :func:`anchornet.cascade.rows.work_table`, with the columns that go along."""
         uris = table["uri"].to_pylist()
-        with ThreadPoolExecutor(self.read_threads) as pool:
-            contents = list(pool.map(read_or_error, uris))
-        shaped = [shape_or_error(each, self.preprocessing, self.max_pixels, self.accept_truncated) for each in contents]
+        shaped = [
+            shape_or_error(content, self.preprocessing, self.max_pixels, self.accept_truncated)
+            for content in self._contents(table)
+        ]
         pixels, status, errors = zip(*shaped, strict=True) if shaped else ((), (), ())
         image_ids = table["image_id"].to_numpy()
-        return records.work_table(image_ids, uris, pixels, status, errors, self.preprocessing.shape)
+        rows = records.work_table(image_ids, uris, pixels, status, errors, self.preprocessing.shape)
+        return records.with_columns(rows, records.along_columns(table))
+
+    def _contents(self, table: pa.Table) -> list[bytes | OSError]:
+        if CONTENT in table.column_names:
+            contents, troubles = table[CONTENT].to_pylist(), table[TROUBLE].to_pylist()
+            return [
+                content if trouble is None else ToldError(trouble)
+                for content, trouble in zip(contents, troubles, strict=True)
+            ]
+        return read_places(table, self.read_threads)
 
 
 def decode_memory_bytes(preprocessing: Shaping, max_pixels: int, batch_size: int) -> int:
@@ -49,11 +83,36 @@ def decode_memory_bytes(preprocessing: Shaping, max_pixels: int, batch_size: int
 
 
 def read_files(block: pa.Table, chunk_images: int) -> Iterator[tuple[pa.Table, list[bytes | OSError]]]:
-    """The content of each row's file, ``READ_THREADS`` at a time; an unreadable one gives its OSError."""
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        for start in range(0, block.num_rows, chunk_images):
-            chunk = block.slice(start, chunk_images)
-            yield chunk, list(pool.map(read_or_error, chunk["uri"].to_pylist()))
+    """The content of each row's file, or part of one, ``READ_THREADS`` at a time; an unreadable one gives its OSError."""
+    for start in range(0, block.num_rows, chunk_images):
+        chunk = block.slice(start, chunk_images)
+        yield chunk, read_places(chunk, READ_THREADS)
+
+
+def read_places(table: pa.Table, threads: int) -> list[bytes | OSError]:
+    """The content of each row's file, or of its part of a file (columns file, offset, size), or the error that it gave."""
+    with ThreadPoolExecutor(threads) as pool:
+        if OFFSET not in table.column_names:
+            return list(pool.map(read_or_error, table["uri"].to_pylist()))
+        return list(pool.map(read_part, *(table[name].to_pylist() for name in ("file", OFFSET, "size"))))
+
+
+def read_part(file: str, offset: int, size: int) -> bytes | OSError:
+    """``size`` bytes of a file from ``offset`` on, or the error that reading them gave."""
+    try:
+        content = _opened(file).read_at(size, offset)
+    except OSError as error:
+        return error
+    return (
+        content if len(content) == size else OSError(f"{file} ends before byte {offset + size}: it was cut off since")
+    )
+
+
+@lru_cache(maxsize=64)
+def _opened(file: str) -> pa.NativeFile:
+    """An open file, kept open: opening one in object storage takes a request of its own."""
+    file_system, path = storage.resolve(file)
+    return file_system.open_input_file(path)
 
 
 def read_or_error(uri: str) -> bytes | OSError:
@@ -75,7 +134,7 @@ def shape_or_error(
     that is ``ok`` is a note (see ``read_picture``).
     """
     if isinstance(content, OSError):
-        return None, records.FAILED, f"{type(content).__name__}: {content}"
+        return None, records.FAILED, _reason(content)
     try:
         picture = read_picture(content, max_pixels, accept_truncated=accept_truncated)
         return preprocessing(picture.rgb), records.OK, picture.note

@@ -1,4 +1,4 @@
-"""Files by name: a local path or an ``s3://`` URI, read and written the same way.
+"""Files by name: a local path, an ``s3://`` or a ``gs://`` URI, read and written the same way.
 
 Everything the project stores outside Ray Data (bundles, marks, reports) goes through these few functions, so that the
 rules below hold everywhere:
@@ -13,18 +13,31 @@ rules below hold everywhere:
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import uuid
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from anchornet.files.s3_listing import list_objects
-from anchornet.files.waiting import is_remote, says_when_it_waits
+from anchornet.files.local_listing import HIDDEN, walk
+from anchornet.files.s3.listing import list_objects
+from anchornet.files.s3.objects import is_object, is_odd, read_object
+from anchornet.files.waiting import says_when_it_waits
+
+log = logging.getLogger(__name__)
 
 S3_ATTEMPTS = 12
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(file):/", re.IGNORECASE)
+_SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "gcs": "gs"}
+"""Schemes of object storage as people write them, and as this project does."""
+_GS_PATIENCE = timedelta(minutes=2)
+"""How long a request to Google's storage is tried again; about as long as S3_ATTEMPTS take."""
 _DENIED = ("ACCESS_DENIED", "Forbidden", "403", "PERMISSION_DENIED")
 """What an answer to somebody who may not ask has in it."""
 _KNOWN_BUCKETS: list[tuple[pafs.FileSystem, str]] = []
@@ -36,9 +49,15 @@ REQUEST_TIMEOUT_S = 60.0
 """Seconds without a byte before a request is given up; Arrow's 3 are too few for a server that is under load."""
 
 
-def is_s3(uri: str) -> bool:
-    """True when ``uri`` names an object in S3 rather than a local file."""
-    return uri.startswith("s3://")
+def is_remote(uri: str) -> bool:
+    """True when ``uri`` names something in object storage rather than a local file."""
+    return _scheme(uri) in _SCHEMES
+
+
+def _scheme(uri: str) -> str:
+    """The scheme of ``uri`` in lower case; empty for a plain path."""
+    found = _SCHEME.match(uri)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def join(uri: str, *parts: str) -> str:
@@ -47,14 +66,35 @@ def join(uri: str, *parts: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """``uri`` as workers on the same file system understand it: local paths become absolute."""
-    if is_s3(uri):
-        return uri
-    if "://" in uri:
+    """``uri`` as workers on the same file system understand it, in the one form that the project uses.
+
+    Local paths become absolute, and so do ``file:`` URIs, whose percent signs are undone as Spark and Arrow do it; ``S3://``,
+    ``s3a://`` and ``s3n://`` become ``s3://``. Keys are taken literally. Raises ValueError for any other scheme.
+    """
+    scheme = _scheme(uri)
+    if scheme in _SCHEMES:
+        return f"{_SCHEMES[scheme]}://{uri.partition('://')[2]}"
+    if scheme == "file":
+        path = uri[len("file:") :]
+        host, _, rest = path.removeprefix("//").partition("/") if path.startswith("//") else ("", "", path[1:])
+        if host.lower() not in ("", "localhost"):
+            raise ValueError(f"storage {uri!r} lies on the machine {host!r}; write file:/// and the path on this one")
+        return str(Path("/" + unquote(rest)))
+    if scheme:
         raise ValueError(
-            f"storage {uri!r}: only local paths and s3:// URIs are supported; copy the data to one of them"
+            f"storage {uri!r}: only local paths, s3:// and gs:// URIs are supported; copy the data to one of them"
         )
     return str(Path(uri).expanduser().absolute())
+
+
+def is_relative(uri: str) -> bool:
+    """True for a name that says nothing of where it begins."""
+    return not (uri.startswith(("/", "~")) or _scheme(uri))
+
+
+def beside(folder: str, name: str) -> str:
+    """``name`` itself, or when it is relative its place in ``folder``."""
+    return f"{folder}/{name}" if is_relative(name) else name
 
 
 @cache
@@ -74,15 +114,29 @@ def _s3_file_system(endpoint: str | None, region: str | None) -> pafs.FileSystem
     return pafs.S3FileSystem(**options)
 
 
+@cache
+def _gs_file_system(emulator: str | None) -> pafs.FileSystem:
+    """One patient client of Google's storage; ``emulator``: host and port, or a URL, of a server that asks for no credentials."""
+    if emulator is None:
+        return pafs.GcsFileSystem(retry_time_limit=_GS_PATIENCE)
+    scheme, _, host = emulator.rpartition("://")
+    return pafs.GcsFileSystem(
+        anonymous=True, scheme=scheme or "http", endpoint_override=host.rstrip("/"), retry_time_limit=_GS_PATIENCE
+    )
+
+
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of ``uri`` and the path inside it.
 
-    Raises ValueError for a scheme other than ``s3``.
+    Raises ValueError for a scheme that is not supported.
     """
-    if is_s3(uri):
+    uri = absolute(uri)
+    if uri.startswith("gs://"):
+        return _gs_file_system(os.environ.get("STORAGE_EMULATOR_HOST")), uri.removeprefix("gs://").rstrip("/")
+    if uri.startswith("s3://"):
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         return _s3_file_system(os.environ.get("AWS_ENDPOINT_URL"), region), uri.removeprefix("s3://").rstrip("/")
-    return pafs.LocalFileSystem(), absolute(uri)
+    return pafs.LocalFileSystem(), uri
 
 
 @says_when_it_waits
@@ -123,6 +177,28 @@ def exists(uri: str) -> bool:
     return found
 
 
+def _prefix(uri: str) -> str:
+    """What stands before the path inside the file system of ``uri``."""
+    return f"{_SCHEMES[_scheme(uri)]}://" if is_remote(uri) else ""
+
+
+def is_folder(uri: str) -> bool:
+    """True for a folder, False for a file; of an object and a prefix of the same name it is the object.
+
+    A key that Arrow cannot name (:mod:`s3.objects`) and that is no object counts as a folder, whose listing will tell.
+
+    Raises FileNotFoundError when there is neither.
+    """
+    place = absolute(uri)
+    if place.startswith("s3://") and is_odd(place.rstrip("/")):
+        return not is_object(place, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S)
+    file_system, path = resolve(place)
+    kind = file_system.get_file_info(path).type
+    if kind == pafs.FileType.NotFound:
+        raise FileNotFoundError(f"{uri} does not exist")
+    return bool(kind == pafs.FileType.Directory)
+
+
 def list_files(uri: str) -> list[tuple[str, int]]:
     """Every file below the folder ``uri`` as (uri, size in bytes), sorted by name.
 
@@ -130,28 +206,48 @@ def list_files(uri: str) -> list[tuple[str, int]]:
     """
     require_bucket(uri)
     file_system, path = resolve(uri)
-    prefix = "s3://" if is_s3(uri) else ""
+    prefix = _prefix(uri)
     infos = file_system.get_file_info(pafs.FileSelector(path, recursive=True))
     return sorted((prefix + info.path, info.size) for info in infos if info.type == pafs.FileType.File)
 
 
 def list_visible(uri: str) -> list[str]:
-    """Every file below the folder ``uri`` that is meant as data, sorted by name.
+    """Every file below the folder ``uri`` that is meant as data, sorted by name; what is left out is counted in a warning.
 
-    Left out are files and folders whose name begins with a dot, and what Spark and Arrow write beside data
-    (``_SUCCESS`` and its like). A camera's ``_MG_1234.JPG`` is data. Data may be millions of objects, so S3 is asked by
-    several requests at a time. Raises FileNotFoundError when the folder does not exist, ValueError for a local name that is
-    not UTF-8.
+    Left out are files and folders whose name begins with a dot, what Spark and Arrow write beside data (``_SUCCESS`` and its
+    like, without a warning), and locally what :func:`local_listing.walk` cannot follow. A camera's ``_MG_1234.JPG`` is data.
+    Data may be millions of objects, so S3 is asked by several requests at a time. Raises FileNotFoundError when the folder
+    does not exist, ValueError for a local name that is not UTF-8.
     """
     require_bucket(uri)
-    root = absolute(uri).rstrip("/")
-    try:
-        found = (
-            list_objects(root, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S) if is_s3(root) else list_files(root)
-        )
-    except UnicodeDecodeError as error:
-        raise ValueError(f"a file below {uri} has a name that is not UTF-8 ({error}); rename it") from error
-    return [file for file, _ in found if not any(map(_is_hidden, file[len(root) + 1 :].split("/")))]
+    root = absolute(uri).rstrip("/") or "/"
+    if not is_remote(root):
+        files, left_out = walk(root, _is_hidden)
+    else:
+        inside = len(root) + 1
+        every = _remote_files(root)
+        files = [file for file in every if not any(map(_is_hidden, file[inside:].split("/")))]
+        left_out = {HIDDEN: sorted({_hidden_part(file, inside) for file in set(every) - set(files)})}
+    for kind, names in left_out.items():
+        names = [name for name in names if name.rpartition("/")[2] not in _NO_DATA]
+        if names:
+            log.warning("below %s %d %s left out, such as %s", uri, len(names), kind, ", ".join(names[:3]))
+    return files
+
+
+def _remote_files(root: str) -> list[str]:
+    if root.startswith("s3://"):
+        found = list_objects(root, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S)
+    else:
+        found = list_files(root)
+    return [file for file, _ in found]
+
+
+def _hidden_part(file: str, inside: int) -> str:
+    """The name of a hidden file, up to the first of its folders that is hidden."""
+    parts = file[inside:].split("/")
+    first = next(position for position, part in enumerate(parts) if _is_hidden(part))
+    return file[:inside] + "/".join(parts[: first + 1])
 
 
 def _is_hidden(name: str) -> bool:
@@ -164,7 +260,10 @@ def read_bytes(uri: str) -> bytes:
 
     Raises FileNotFoundError when there is none, OSError when the storage does not answer.
     """
-    file_system, path = resolve(uri)
+    place = absolute(uri)
+    if place.startswith("s3://") and is_odd(place):
+        return read_object(place, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S)
+    file_system, path = resolve(place)
     with file_system.open_input_stream(path) as stream:
         return bytes(stream.read())
 
@@ -173,7 +272,7 @@ def read_bytes(uri: str) -> bytes:
 def write_bytes(uri: str, data: bytes) -> None:
     """Replace the file at ``uri`` by ``data`` in one step; missing parent folders are made."""
     file_system, path = resolve(uri)
-    if is_s3(uri):
+    if is_remote(uri):
         require_bucket(uri)
         with file_system.open_output_stream(path) as stream:
             stream.write(data)

@@ -25,7 +25,7 @@ _told = {"at": -AGAIN_S}
 _lock = threading.Lock()
 
 
-def is_remote(uri: str) -> bool:
+def _is_remote(uri: str) -> bool:
     """True for what lies behind a network, as far as the name says."""
     return _REMOTE.match(uri) is not None
 
@@ -35,7 +35,7 @@ def says_when_it_waits(function: F) -> F:
 
     @functools.wraps(function)
     def patient(uri: str, *arguments: Any, **options: Any) -> Any:
-        if not is_remote(uri):
+        if not _is_remote(uri):
             return function(uri, *arguments, **options)
         with said_while_waiting(uri):
             return function(uri, *arguments, **options)

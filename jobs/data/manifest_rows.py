@@ -1,5 +1,8 @@
 """The manifest of a label run as a source of Ray Data: one small task per file, and nothing else is started.
 
+Images in row groups of Parquet are read in two steps, of which the first gives the bytes of whole groups and the second
+decodes, or one large group would be decoded by a single process.
+
 ``ray.data.read_parquet`` would do, but before it reads it starts up to 32 actors that look at the footers of the files, each
 a process that imports Ray Data: on two cores a third of the start of a short job, for a manifest of one file.
 """
@@ -7,7 +10,7 @@ a process that imports Ray Data: on two cores a third of the start of a short jo
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +20,9 @@ from ray.data import Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
+from anchornet.data.manifest import ROW_GROUP, grouped
+from anchornet.data.parquet import read_row_groups
+from anchornet.data.reading import with_contents
 from anchornet.files import storage
 
 
@@ -36,9 +42,45 @@ class ManifestRows(Datasource):
         return [ReadTask(partial(_read, uri), _metadata(uri)) for uri in self._uris]
 
 
-def _read(uri: str) -> Iterable[pa.Table]:
+class GroupedRows(ManifestRows):
+    """The same rows for images in row groups: a task for one or several whole groups, of ``fewest_rows`` or more together."""
+
+    def __init__(self, uris: list[str], fewest_rows: int) -> None:
+        super().__init__(uris)
+        self._fewest_rows = fewest_rows
+
+    def get_read_tasks(self, parallelism: int, *arguments: Any, **named: Any) -> list[ReadTask]:
+        """The rows travel with their task: they are read here, on the driver."""
+        pieces = [piece for uri in self._uris for table in _read(uri) for piece in grouped(table, self._fewest_rows)]
+        return [ReadTask(partial(list, [piece]), _metadata(*piece["file"].unique().to_pylist())) for piece in pieces]
+
+
+class RowGroupContents:
+    """Manifest rows of whole row groups -> the same rows with their images' bytes, ``chunk_images`` at a time."""
+
+    def __init__(self, column: str, chunk_images: int) -> None:
+        self.column = column
+        self.chunk_images = chunk_images
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Each row group is read once."""
+        if not len(table):
+            yield with_contents(table, [])
+        for group in grouped(table, 1):
+            for rows, contents in read_row_groups(group, self.chunk_images, self.column):
+                yield with_contents(rows, contents)
+
+
+def in_row_groups(uris: Sequence[str]) -> bool:
+    """Whether the images of the manifest in these files lie in row groups of Parquet."""
+    if not uris:
+        return False
+    return ROW_GROUP in pq.read_schema(io.BytesIO(storage.read_bytes(uris[0]))).names
+
+
+def _read(uri: str) -> list[pa.Table]:
     return [pq.read_table(io.BytesIO(storage.read_bytes(uri)))]
 
 
-def _metadata(uri: str) -> BlockMetadata:
-    return BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=(uri,))
+def _metadata(*uris: str) -> BlockMetadata:
+    return BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=uris)

@@ -16,13 +16,14 @@ import ray
 
 from anchornet.bundle import Bundle
 from anchornet.cascade.rows import OK
-from anchornet.data.manifest import read_manifest, write_manifest
+from anchornet.data.manifest import ROW_GROUP, read_manifest, write_manifest
 from anchornet.data.reading import ReadAndDecode
 from anchornet.files import storage
 from anchornet.files.documents import write_json
 from anchornet.report.label_counts import label_tables
 from anchornet.report.pictures import frontier_picture
 from anchornet.units import GIGA
+from jobs.data.manifest_rows import RowGroupContents
 from jobs.labelling.ledger_actor import answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan
@@ -46,7 +47,7 @@ def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan) -> int:
     state = answer(ledger.report.remote())
     ray.kill(ledger)
     rows = pa.concat_tables(label_tables(sample.labels))
-    seconds = _seconds_per_image(config, plan, state, rows["uri"].to_pylist())
+    seconds = _seconds_per_image(config, plan, state, read_manifest(sample.manifest))
     estimate = make_estimate(config, plan, rows, seconds, cluster_resources().cpus)
     assert bundle.frontier is not None
     picture = frontier_picture(bundle.frontier, plan.budget_macs / GIGA / plan.num_images)
@@ -78,13 +79,15 @@ class Seconds:
     """Compute of each stage, in one actor."""
 
 
-def _seconds_per_image(config: LabelConfig, plan: LabelPlan, state: Mapping[str, Any], uris: list[str]) -> Seconds:
-    table = pa.table({"image_id": np.arange(len(uris[:DECODE_SAMPLE])), "uri": uris[:DECODE_SAMPLE]})
+def _seconds_per_image(config: LabelConfig, plan: LabelPlan, state: Mapping[str, Any], sample: pa.Table) -> Seconds:
+    settings, table = config.input, sample.slice(0, DECODE_SAMPLE)
+    decode = ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads, settings.accept_truncated)
     started = time.perf_counter()
-    settings = config.input
-    ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads, settings.accept_truncated)(table)
+    in_groups = ROW_GROUP in table.column_names
+    for rows in RowGroupContents(settings.image_column, DECODE_SAMPLE)(table) if in_groups else [table]:
+        decode(rows)
     decode_s = (time.perf_counter() - started) / len(table)
-    return Seconds(decode_s, tuple(seconds / len(uris) for seconds in state["stage_compute_s"]))
+    return Seconds(decode_s, tuple(seconds / len(sample) for seconds in state["stage_compute_s"]))
 
 
 def make_estimate(

@@ -11,7 +11,7 @@ from ray.data.checkpoint import CheckpointConfig
 from anchornet.data.manifest import manifest_files
 from anchornet.data.reading import ReadAndDecode, decode_memory_bytes
 from anchornet.files import storage
-from jobs.data.manifest_rows import ManifestRows
+from jobs.data.manifest_rows import GroupedRows, ManifestRows, RowGroupContents, in_row_groups
 from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
 from jobs.labelling.ledger_actor import LedgerHandle, await_purses
 from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan
@@ -43,7 +43,7 @@ def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> 
 def pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> Dataset:
     """Manifest rows -> output rows, lazily."""
     settings, first = config.input, plan.pools[0]
-    rows = _manifest_rows(RunFolder(config.run.folder).manifest, first.batch_size)
+    rows = _manifest_rows(RunFolder(config.run.folder).manifest, first.batch_size, settings.image_column)
     rows = rows.map_batches(
         ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads, settings.accept_truncated),
         batch_size=None,
@@ -67,9 +67,22 @@ def pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> Data
     return rows
 
 
-def _manifest_rows(folder: str, batch_size: int) -> Dataset:
-    """The manifest, cut into blocks of one batch, so that reading and decoding runs in many tasks."""
-    rows = ray.data.read_datasource(ManifestRows(manifest_files(folder)), num_cpus=SMALL_TASK_CPUS)
+def _manifest_rows(folder: str, batch_size: int, image_column: str) -> Dataset:
+    """The manifest, cut into blocks of one batch, so that reading and decoding runs in many tasks.
+
+    Of images in row groups the bytes are read before the cut, by the group.
+    """
+    files = manifest_files(folder)
+    if in_row_groups(files):
+        rows = ray.data.read_datasource(GroupedRows(files, batch_size), num_cpus=SMALL_TASK_CPUS)
+        rows = rows.map_batches(
+            RowGroupContents(image_column, batch_size),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=SMALL_TASK_CPUS,
+        )
+    else:
+        rows = ray.data.read_datasource(ManifestRows(files), num_cpus=SMALL_TASK_CPUS)
     return rows.repartition(target_num_rows_per_block=batch_size)
 
 

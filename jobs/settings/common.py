@@ -42,6 +42,11 @@ def check_address(address: str, origin: str) -> None:
         )
 
 
+def require_folder(name: str, folder: str) -> None:
+    """Raises ValueError for an empty name of a folder that is written to; ``name`` is its key."""
+    require(bool(folder.strip()), f"{name} is empty, and would write into the root of the disk; name a folder")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
     """Where the job runs."""
@@ -84,7 +89,8 @@ class RunSettings:
     """Seed of initial weights, of the order of training images, and of the order in which a label job meets its images."""
 
     def __post_init__(self) -> None:
-        """Refuse a seed that not every generator takes."""
+        """Refuse a folder that is none, and a seed that not every generator takes."""
+        require_folder("run.folder", self.folder)
         check_number("run.seed", self.seed, least=0, most=_LARGEST_SEED)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.systems.registry import SystemSettings
+from jobs.settings.common import require_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +24,7 @@ class ImportConfig:
     """Architectures by role, as torchvision or ``module:function`` name them; AnchorNet's own need not be named."""
     system: SystemSettings = field(default_factory=AnchorNetSettings)
     """How the networks are put together."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        require_folder("bundle", self.bundle)

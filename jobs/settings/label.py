@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from anchornet.data.manifest import InputSettings
+from anchornet.data.inputs import InputSettings
 from anchornet.files.ranges import check_number
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings, require
 

@@ -9,7 +9,7 @@ from anchornet.data.listing import DatasetSettings
 from anchornet.files.ranges import check_number
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.systems.registry import SystemSettings
-from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings
+from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings, require_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,10 @@ class CalibrateConfig:
     pool: PoolSettings = field(default_factory=PoolSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        require_folder("bundle", self.bundle)
 
 
 @dataclass(frozen=True, kw_only=True)

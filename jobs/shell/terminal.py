@@ -87,7 +87,7 @@ def _writes_to(descriptor: int) -> bool:
 
 def log_file(run_folder: str) -> Path:
     """Where Ray's own messages go: into the run folder when it is local, else into a temporary file."""
-    if storage.is_s3(run_folder):
+    if storage.is_remote(run_folder):
         return Path(tempfile.mkstemp(prefix="ray-", suffix=".log")[1])
     log = Path(RunFolder(run_folder).absolute.log)
     log.parent.mkdir(parents=True, exist_ok=True)

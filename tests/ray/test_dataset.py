@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from anchornet.images.augment import CropSettings
 from anchornet.images.decode import decode
 from anchornet.images.preprocess import Preprocessing, preprocess
 from jobs.data import dataset
-from tests.small_images import CLASSES, encode, write_folders, write_parquet
+from tests.small_images import CLASSES, encode, write_folders, write_parquet, write_tar
 
 pytestmark = pytest.mark.ray
 
@@ -27,13 +28,14 @@ def rows(settings: DatasetSettings, classes: tuple[str, ...] | None = None) -> d
     return result
 
 
-@pytest.mark.parametrize("form", ["folders", "parquet"])
+@pytest.mark.parametrize("form", ["folders", "parquet", "tar"])
 def test_every_image_is_a_row_and_the_damaged_one_says_why(form: str, tmp_path: Path) -> None:
     if form == "folders":
         path = write_folders(str(tmp_path / "data"), 9, damaged=[3])
         ids = {index: position for position, index in enumerate([0, 2, 4, 6, 8, 1, 3, 5, 7])}  # sorted by class
     else:
-        path = write_parquet(str(tmp_path / "data.parquet"), 9, damaged=[3], group_rows=4)
+        names = {"parquet": partial(write_parquet, group_rows=4), "tar": write_tar}
+        path = names[form](str(tmp_path / f"data.{form}"), 9, damaged=[3])
         ids = {index: index for index in range(9)}
     found = rows(DatasetSettings(path=path))
     assert sorted(found) == list(range(9))
@@ -91,9 +93,13 @@ class TestTrainingViews:
             result.append([view.tobytes() for batch in batches for view in batch["image"]])
         return result
 
+    @pytest.mark.parametrize("form", ["folders", "tar"])
     @pytest.mark.parametrize("split", [False, True])  # what a single worker gets, and what several get
-    def test_each_epoch_has_other_views_and_the_seed_gives_them_again(self, tmp_path: Path, split: bool) -> None:
-        found = list_images(DatasetSettings(path=write_folders(str(tmp_path), 10)), None, seed=0)
+    def test_each_epoch_has_other_views_and_the_seed_gives_them_again(
+        self, tmp_path: Path, split: bool, form: str
+    ) -> None:
+        path = write_folders(str(tmp_path), 10) if form == "folders" else write_tar(str(tmp_path / "d.tar"), 10)
+        found = list_images(DatasetSettings(path=path), None, seed=0)
         first, second = self.epochs(found, seed=1, count=2, split=split)
         assert len(first) == len(second) == 10
         assert not set(first) & set(second)

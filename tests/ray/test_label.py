@@ -19,6 +19,7 @@ from anchornet.images.preprocess import preprocess
 from anchornet.report.label_counts import label_tables
 from jobs import label
 from jobs.shell.run_folder import RunFolder
+from tests.small_images import tar_of
 from tests.workshop import NUM_BAD, NUM_GOOD, Workshop
 
 pytestmark = pytest.mark.ray
@@ -114,6 +115,58 @@ def test_a_parquet_of_uris(workshop: Workshop, tmp_path: Path) -> None:
     assert rows["uri"].to_pylist() == chosen
     assert rows["status"].to_pylist() == ["ok", "ok", "ok", "failed"]
     assert "FileNotFoundError" in rows["error"].to_pylist()[3]
+
+
+def test_parquet_of_hugging_face_gives_the_rows_of_its_files(
+    workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    uris = fixed[1]["uri"].to_pylist()
+    images = [{"bytes": Path(uri).read_bytes(), "path": Path(uri).name} for uri in uris]
+    for shard, part in enumerate((slice(0, 20), slice(20, None))):
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        table = pa.table(
+            {"image": pa.array(images[part], kind), "label": list(range(len(uris)))[part], "name": uris[part]}
+        )
+        pq.write_table(table, folder / f"train-{shard}.parquet", row_group_size=8)
+    (folder / "README.md").write_text("about the data")
+    settings = [f"input.path={folder}", "input.carry_columns=[label, name]", "budget.mode=fixed", "rows_per_file=8"]
+    rows = run(workshop, tmp_path / "run", *settings, *SMALL)
+    same = ["image_id", "label", "label_id", "exit", "gflops", "boxes", "status", "error"]
+    assert rows.select(same).equals(fixed[1].select(same))
+    assert rows["name"].to_pylist() == uris
+    assert rows["input_label"].to_pylist() == rows["image_id"].to_pylist()
+    assert rows["uri"][20].as_py() == f"{folder}/train-1.parquet#0"
+    # A resume reads again what has no rows, in the midst of row groups too.
+    finished = sorted((tmp_path / "run" / "checkpoint").glob("*.parquet"))
+    assert len(finished) > 1
+    for ids in finished[::2]:
+        lost = set(pq.read_table(ids)["image_id"].to_pylist())
+        ids.unlink()
+        [labels] = [
+            path
+            for path in (tmp_path / "run" / "labels").glob("*.parquet")
+            if set(pq.read_table(path)["image_id"].to_pylist()) == lost
+        ]
+        labels.unlink()
+    assert run(workshop, tmp_path / "run", *settings, *SMALL).select(same).equals(rows.select(same))
+
+
+def test_tars_give_the_rows_of_their_files(workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path) -> None:
+    uris = fixed[1]["uri"].to_pylist()
+    for number, part in enumerate((uris[:20], uris[20:])):
+        members = {f"{20 * number + k:06d}.jpg": Path(uri).read_bytes() for k, uri in enumerate(part)}
+        storage.write_bytes(f"{tmp_path}/set/{number:05d}.tar", tar_of(members))
+    rows = run(
+        workshop, tmp_path / "run", f"input.path={tmp_path}/set", "input.carry_columns=[key]", "budget.mode=fixed"
+    )
+    same = ["image_id", "label", "label_id", "exit", "gflops", "boxes", "status", "error"]
+    assert rows.select(same).equals(fixed[1].select(same))
+    assert rows["key"].to_pylist() == [f"{k:06d}" for k in range(len(uris))]
+    assert rows["uri"][20].as_py() == f"{tmp_path}/set/00001.tar#000020.jpg"
 
 
 def test_too_many_failures_are_an_exit_code(workshop: Workshop, tmp_path: Path) -> None:

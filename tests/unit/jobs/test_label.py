@@ -223,14 +223,42 @@ def test_a_dry_run_leaves_nothing_that_a_later_start_would_have_to_agree_with(
         (["pools=[{cpus: 6}, {cpus: 1}]"], "the job would wait for ever"),
         (["budget.gflops_per_image=0.001"], "is below the first exit"),
         (["pools=[{}]"], "pools has 1 entries, the bundle's cascade has 2 stages"),
+        (["run.folder="], "run.folder is empty, and would write into the root of the disk"),
+        (["input.path="], "input.path is empty"),
+        (["input.carry_columns=[sku]"], "is no list, so there are no columns for input.carry_columns"),
     ],
-    ids=["pools without room", "too small a budget", "too few pools"],
+    ids=["pools without room", "too small a budget", "too few pools", "no run folder", "no input", "no columns"],
 )
 def test_what_cannot_work_is_refused_before_anything_is_computed(
     world: World, bundle: str, tmp_path: Path, settings: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert label.main(command(bundle, tmp_path, *settings)) == 2
     assert said in capsys.readouterr().err
+    assert world.pipelines == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "l.txt",
+            b"https://example.org/a.jpg\nftp://b/c.jpg\n",
+            "not one of its 2 rows can be read; row 1: storage 'https:",
+        ),
+        ("l.csv", b'uri\n""\n', "has 1 rows without a name of 1, the first is row 1"),
+        ("l.parquet", b"", "l.parquet is no Parquet file (0 bytes"),
+        ("l.csv.gz", b"not packed", "cannot be unpacked"),
+        ("a.tar", b"no tar", "does not end as a tar does"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_the_users_to_mend(
+    world: World, bundle: str, tmp_path: Path, name: str, content: bytes, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert label.main(command(bundle, tmp_path, f"input.path={tmp_path}/{name}")) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "run the same command again" not in error
     assert world.pipelines == 0
 
 

@@ -7,18 +7,24 @@ from typing import Any
 
 import pytest
 
+from anchornet.data.inputs import InputSettings
 from anchornet.data.listing import DatasetSettings
-from anchornet.data.manifest import InputSettings
 from anchornet.systems.anchornet.settings import AnchorNetRecipe
 from anchornet.systems.own import OwnSettings
 from jobs.settings.common import ClusterSettings, PoolSettings, RunSettings
+from jobs.settings.import_weights import ImportConfig
 from jobs.settings.label import BudgetSettings, LabelConfig
+from jobs.settings.scoring import CalibrateConfig
 from jobs.settings.train import InitSettings, TrainConfig, WorkerSettings
 
 
 def label_config(**values: Any) -> LabelConfig:
     budget = BudgetSettings(gflops_per_image=1.0)
     return LabelConfig(run=RunSettings(folder="r"), bundle="b", input=InputSettings(path="i"), budget=budget, **values)
+
+
+def calibrate_config(**values: Any) -> CalibrateConfig:
+    return CalibrateConfig(run=RunSettings(folder="r"), data=DatasetSettings(path="d"), **values)
 
 
 def train_config(**values: Any) -> TrainConfig:
@@ -36,6 +42,12 @@ def train_config(**values: Any) -> TrainConfig:
         (PoolSettings, {"cpus": -0.5}, r"pool cpus and gpus must be >= 0, got -0\.5, 0\.0"),
         (PoolSettings, {"gpus": -1}, r"pool cpus and gpus must be >= 0, got 0\.5, -1"),
         (PoolSettings, {"batch_size": 0}, "pool batch_size must be >= 1, got 0"),
+        (RunSettings, {"folder": ""}, "run.folder is empty, and would write into the root of the disk; name a folder"),
+        (RunSettings, {"folder": "  "}, "run.folder is empty"),
+        (calibrate_config, {"bundle": ""}, "bundle is empty, and would write into the root of the disk; name a folder"),
+        (ImportConfig, {"bundle": " ", "classes": "c", "weights": {}}, "bundle is empty"),
+        (InputSettings, {"path": ""}, "input.path is empty; give a folder"),
+        (DatasetSettings, {"path": " "}, "the path of a data set is empty; give a folder of class folders, or Parquet"),
         (InputSettings, {"path": "i", "limit": 0}, "input.limit must be > 0 or null, got 0"),
         (InputSettings, {"path": "i", "max_pixels": 0}, "input.max_pixels must be > 0, got 0"),
         (InputSettings, {"path": "i", "decode_cpus": 0}, "input.decode_cpus must be > 0, got 0"),

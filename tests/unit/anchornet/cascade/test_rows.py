@@ -154,3 +154,16 @@ def test_a_cascade_without_patches_has_no_boxes() -> None:
     table = pa.table({"image_id": [0], "uri": ["a"], "status": ["ok"], "error": pa.nulls(1, pa.string())})
     rows = records.finish(records.with_standing(table, Standing.fresh(1, 0)), ("ant",), ("glance",), None)
     assert rows["boxes"].to_pylist() == [None]
+
+
+def test_columns_of_the_input_go_along_behind_the_others_and_never_in_their_place() -> None:
+    columns = {"image_id": [0], "uri": ["a"], "status": ["ok"], "error": pa.nulls(1, pa.string())}
+    columns |= {"along_sku": ["007"], "along_label": [3], "along_tags": [["x", "y"]], "along_carry_on": [1.5]}
+    table = records.with_standing(pa.table(columns), Standing.fresh(1, 0))
+    table = records.without_carried(with_carried(table, np.arange(1), arrays(1), LAYOUT))
+    rows = records.finish(table, ("ant",), ("glance",), None)
+    assert rows.schema.names == [*records.LABEL_SCHEMA.names, "sku", "input_label", "tags", "carry_on"]
+    assert rows.select(records.LABEL_SCHEMA.names).schema == records.LABEL_SCHEMA
+    [row] = rows.to_pylist()
+    assert (row["sku"], row["input_label"], row["tags"], row["carry_on"]) == ("007", 3, ["x", "y"], 1.5)
+    assert row["label"] is None

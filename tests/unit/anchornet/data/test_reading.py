@@ -9,7 +9,14 @@ import pyarrow as pa
 import pytest
 
 from anchornet.cascade.rows import image_layout, read_carried, wanting_rows
-from anchornet.data.reading import ReadAndDecode, decode_memory_bytes, read_files, read_or_error, shape_or_error
+from anchornet.data.reading import (
+    ReadAndDecode,
+    decode_memory_bytes,
+    read_files,
+    read_or_error,
+    shape_or_error,
+    with_contents,
+)
 from anchornet.images.decode import decode
 from anchornet.images.preprocess import Preprocessing
 from tests.small_images import DAMAGED, encode
@@ -79,6 +86,23 @@ def test_a_batch_keeps_its_rows_in_order_and_carries_only_images(tmp_path: Path)
     assert (carried == np.stack([SMALL(decode(encode(k), MANY_PIXELS)) for k in (2, 1)])).all()
 
 
+def test_bytes_that_were_read_elsewhere_are_as_good_as_files(tmp_path: Path) -> None:
+    files = write(tmp_path, a=encode(1), b=DAMAGED)
+    table = manifest([files["a"], str(tmp_path / "gone"), files["b"]])
+    alone = ReadAndDecode(SMALL, MANY_PIXELS, 3)(table)
+    contents = [read_or_error(uri) for uri in table["uri"].to_pylist()]
+    assert ReadAndDecode(SMALL, MANY_PIXELS, 3)(with_contents(table, contents)).equals(alone)
+    assert alone["status"].to_pylist() == ["ok", "failed", "unreadable"]
+
+
+def test_columns_that_go_along_stay_with_their_row(tmp_path: Path) -> None:
+    files = write(tmp_path, a=encode(1), b=DAMAGED)
+    table = manifest([*files.values()]).append_column("along_sku", pa.array(["007", None]))
+    rows = ReadAndDecode(SMALL, MANY_PIXELS, 3)(table.append_column("row_group", pa.array([0, 0])))
+    assert rows["along_sku"].to_pylist() == ["007", None]
+    assert "row_group" not in rows.column_names
+
+
 def test_no_rows_are_no_error() -> None:
     rows = ReadAndDecode(SMALL, MANY_PIXELS, 3)(manifest([]))
     assert len(rows) == 0
@@ -95,7 +119,7 @@ def test_files_are_read_in_chunks_with_their_rows(tmp_path: Path) -> None:
 
 def test_a_name_that_no_storage_can_have_is_an_error_like_any_other(tmp_path: Path) -> None:
     assert isinstance(read_or_error(str(tmp_path / "gone")), FileNotFoundError)
-    impossible = read_or_error("s3://bucket/a//b.jpg")
+    impossible = read_or_error(str(tmp_path / "nul\0.jpg"))
     assert isinstance(impossible, OSError)
     assert str(impossible).startswith("ArrowInvalid: ") or "Error: " in str(impossible)
 

@@ -18,9 +18,9 @@ from tests.small_images import CLASSES, encode, write_folders, write_parquet
 
 
 def test_integer_labels_are_named_by_their_text_in_numeric_order(tmp_path: Path) -> None:
-    path = write_parquet(str(tmp_path / "data.parquet"), 4, labels=[10, 9, 10, -1])
+    path = write_parquet(str(tmp_path / "data.parquet"), 4, labels=[10, 9, 10, -2])
     found = list_images(DatasetSettings(path=path), None, seed=0)
-    assert found.classes == ("-1", "9", "10")
+    assert found.classes == ("-2", "9", "10")
 
 
 def test_the_classes_of_a_network_number_the_labels(tmp_path: Path) -> None:
@@ -68,10 +68,40 @@ def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path: Path) -> None:
     write_folders(str(tmp_path / "loose"), 2)
     storage.write_bytes(str(tmp_path / "loose" / "stray.png"), encode(0))
     refused(tmp_path / "loose", r"1 files outside a class folder, such as stray\.png")
+    refused(tmp_path / "loose" / "stray.png", "is a single file, neither Parquet nor a tar; give the folder")
     write_folders(str(tmp_path / "other"), 2)
     refused(tmp_path / "other", "1 classes that the network does not know, such as 'right'", ("left", "up"))
     write_parquet(str(tmp_path / "other" / "left" / "more.parquet"), 2)
-    refused(tmp_path / "other", "mixes Parquet and other files")
+    refused(
+        tmp_path / "other",
+        r"mixes 2 other files and 1 Parquet files; in the way .* Parquet files: .*left/more\.parquet",
+    )
+
+
+def test_what_may_not_be_read_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(folder: str) -> None:  # chmod would not lock root out
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr("os.scandir", locked)
+    with pytest.raises(ValueError, match=r"data set .* may not be read \(.*; change its permissions"):
+        list_images(DatasetSettings(path=str(tmp_path)), None, seed=0)
+
+
+def test_what_says_what_the_folders_are_is_no_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_folders(str(tmp_path), 4)
+    for name in ("README.md", "LICENSE", "classes.txt"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    assert list_images(DatasetSettings(path=str(tmp_path)), None, seed=0).num_images == 4
+    assert "3 files beside the class folders are no images, such as" in caplog.text
+
+
+def test_class_folders_may_be_links(tmp_path: Path) -> None:
+    write_folders(str(tmp_path / "disk"), 4)
+    (tmp_path / "set").mkdir()
+    for name in CLASSES:
+        (tmp_path / "set" / name).symlink_to(tmp_path / "disk" / name)
+    found = list_images(DatasetSettings(path=str(tmp_path / "set")), None, seed=0)
+    assert (found.classes, found.num_images) == (CLASSES, 4)
 
 
 def test_images_may_be_structs_with_bytes(tmp_path: Path) -> None:
@@ -199,7 +229,7 @@ def test_labels_may_come_as_a_dictionary(tmp_path: Path) -> None:
 
 def test_a_column_that_is_missing_is_named_beside_those_that_are_there(tmp_path: Path) -> None:
     pq.write_table(pa.table({"picture": [b"x"], "label": ["a"]}), tmp_path / "d.parquet")
-    with pytest.raises(ValueError, match=r"has no column 'image' \(it has picture, label\); rename it"):
+    with pytest.raises(ValueError, match=r"has no column 'image' \(it has picture, label\); set image_column"):
         list_images(DatasetSettings(path=str(tmp_path / "d.parquet")), None, seed=0)
 
 

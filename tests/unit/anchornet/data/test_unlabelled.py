@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from anchornet.data.listing import DatasetSettings
-from anchornet.data.unlabelled import UNLABELLED, list_unlabelled
+from anchornet.data.listing import UNLABELLED, DatasetSettings
+from anchornet.data.unlabelled import list_unlabelled
 from tests.small_images import encode, write_folders
 
 
@@ -51,6 +51,22 @@ def test_a_limit_draws_by_the_seed_and_the_images_can_be_read(tmp_path: Path) ->
     assert found.blocks != other.blocks
     [(rows, contents), *_] = found.read(found.blocks[1], 128)
     assert [Path(uri).read_bytes() for uri in rows["uri"].to_pylist()] == contents
+
+
+def test_images_in_parquet_are_read_row_group_by_row_group(tmp_path: Path) -> None:
+    contents = [encode(seed) for seed in range(10)]
+    pq.write_table(pa.table({"picture": contents}), tmp_path / "images.parquet", row_group_size=4)
+    settings = DatasetSettings(path=str(tmp_path), image_column="picture", limit=7)
+    found = list_unlabelled(settings, seed=1)
+    assert not found.rows_are_files
+    read = {
+        image_id: content
+        for block in found.blocks
+        for rows, chunk in found.read(block, 2)
+        for image_id, content in zip(rows["image_id"].to_pylist(), chunk, strict=True)
+    }
+    assert len(read) == 7
+    assert all(content == contents[image_id] for image_id, content in read.items())
 
 
 def test_nothing_to_read_is_refused(tmp_path: Path) -> None:

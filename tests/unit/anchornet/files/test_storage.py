@@ -125,12 +125,60 @@ def test_join_at_the_root() -> None:
     assert storage.join("/", "a") == "/a"
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/x", "https://example.org/x.jpg", "file:///tmp/x"])
+@pytest.mark.parametrize("uri", ["ftp://bucket/x", "https://example.org/x.jpg", "hdfs:///x"])
 def test_other_schemes_are_refused(uri: str) -> None:
-    with pytest.raises(ValueError, match="only local paths and s3:// URIs are supported"):
+    with pytest.raises(ValueError, match="only local paths, s3:// and gs:// URIs are supported"):
         storage.resolve(uri)
-    with pytest.raises(ValueError, match="only local paths and s3:// URIs are supported"):
+    with pytest.raises(ValueError, match="only local paths, s3:// and gs:// URIs are supported"):
         storage.absolute(uri)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("file:///data/a b.jpg", "/data/a b.jpg"),
+        ("file:///data/a%20b.jpg", "/data/a b.jpg"),  # as Spark and Arrow write it
+        ("FILE:///data/x.jpg", "/data/x.jpg"),
+        ("file:/data/x.jpg", "/data/x.jpg"),  # as Hadoop writes it
+        ("file://localhost/data/x.jpg", "/data/x.jpg"),
+        ("s3a://bucket/a%20b", "s3://bucket/a%20b"),  # keys are taken literally
+        ("S3://Bucket/Key", "s3://Bucket/Key"),
+        ("s3n://bucket/key", "s3://bucket/key"),
+        ("GS://bucket/key", "gs://bucket/key"),
+        ("gcs://bucket/key", "gs://bucket/key"),
+    ],
+)
+def test_names_as_other_tools_write_them(written: str, meant: str) -> None:
+    assert storage.absolute(written) == meant
+    assert storage.absolute(meant) == meant
+    assert storage.is_remote(written) == storage.is_remote(meant) == (not meant.startswith("/"))
+
+
+def test_a_file_of_another_machine_is_refused() -> None:
+    with pytest.raises(ValueError, match="lies on the machine 'nas7'; write file:///"):
+        storage.absolute("file://nas7/data/x.jpg")
+
+
+def test_file_uris_are_read_and_listed(tmp_path: Path) -> None:
+    storage.write_bytes(f"file://{tmp_path}/sub/a%20b", b"x")
+    assert storage.read_bytes(str(tmp_path / "sub" / "a b")) == b"x"
+    assert storage.list_files(f"file:{tmp_path}") == [(str(tmp_path / "sub" / "a b"), 1)]
+
+
+@pytest.mark.s3
+def test_s3_is_read_and_listed_under_its_other_names(s3_bucket: str) -> None:
+    storage.write_bytes(s3_bucket.replace("s3://", "S3://") + "/sub/file", b"x")
+    assert storage.read_bytes(s3_bucket.replace("s3://", "s3a://") + "/sub/file") == b"x"
+    assert storage.list_files(s3_bucket.replace("s3://", "S3A://")) == [(s3_bucket + "/sub/file", 1)]
+    assert storage.list_visible(s3_bucket.replace("s3://", "s3a://") + "/sub/") == [s3_bucket + "/sub/file"]
+
+
+def test_a_folder_is_told_from_a_file_and_from_nothing(folder: str) -> None:
+    storage.write_bytes(storage.join(folder, "sub", "file"), b"x")
+    assert storage.is_folder(storage.join(folder, "sub"))
+    assert not storage.is_folder(storage.join(folder, "sub", "file"))
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
+        storage.is_folder(storage.join(folder, "nothing"))
 
 
 def test_a_local_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_the_first_word_comes_within_ten_seconds() -> None:
     [("s3://a/b", True), ("S3://a", True), ("gs://a", True), ("/a/b", False), ("a:b", False), ("file:///a", False)],
 )
 def test_only_what_lies_behind_a_network_is_watched(uri: str, remote: bool) -> None:
-    assert waiting.is_remote(uri) is remote
+    assert waiting._is_remote(uri) is remote
 
 
 def test_without_an_endpoint_the_warning_says_who_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from anchornet.budget.frontier import Frontier, fit_frontier
-from anchornet.data.manifest import InputSettings, manifest_table, read_manifest, write_manifest
+from anchornet.data.inputs import InputSettings, list_input
+from anchornet.data.manifest import manifest_table, read_manifest, write_manifest
 from anchornet.images.preprocess import Preprocessing
 from anchornet.ledger.plan import LedgerPlan
 from anchornet.units import GIGA
@@ -22,7 +23,7 @@ from jobs.labelling.plan import LabelPlan
 from jobs.settings.common import ClusterSettings, PoolSettings, RunSettings
 from jobs.settings.label import BudgetSettings, LabelConfig
 from jobs.shell.run_folder import RunFolder
-from tests.small_images import write_folders
+from tests.small_images import write_folders, write_parquet
 
 REMOTE = ClusterSettings(address="head:6379")
 LOCAL = ClusterSettings()
@@ -219,7 +220,13 @@ class TestEstimate:
 def test_seconds_are_averaged_over_the_whole_sample(frontier: Frontier, tmp_path: Path) -> None:
     write_folders(str(tmp_path), 4)
     uris = [str(path) for path in sorted(tmp_path.rglob("*.png"))]
-    seconds = dry_run._seconds_per_image(config(), a_plan(frontier), {"stage_compute_s": [8.0, 2.0]}, uris)
-    assert seconds.stages == (2.0, 0.5)
-    assert np.isfinite(seconds.decode)
-    assert seconds.decode > 0
+    write_parquet(str(tmp_path / "four.parquet"), 4, group_rows=3)
+    inside = list_input(InputSettings(path=str(tmp_path / "four.parquet")))
+    for sample in (
+        manifest_table(uris, seed=0),
+        manifest_table(inside["uri"].to_pylist(), 0, inside.drop_columns("uri")),
+    ):
+        seconds = dry_run._seconds_per_image(config(), a_plan(frontier), {"stage_compute_s": [8.0, 2.0]}, sample)
+        assert seconds.stages == (2.0, 0.5)
+        assert np.isfinite(seconds.decode)
+        assert seconds.decode > 0

@@ -11,7 +11,7 @@ import pytest
 from ray.data import DataContext
 
 from anchornet.budget.frontier import fit_frontier
-from anchornet.data.manifest import InputSettings
+from anchornet.data.inputs import InputSettings
 from anchornet.data.reading import ReadAndDecode
 from anchornet.images.preprocess import Preprocessing
 from anchornet.ledger.plan import LedgerPlan
@@ -54,7 +54,9 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     """In place of the manifest; its folder and the size of its blocks are among the calls."""
     rows = Rows()
     monkeypatch.setattr(
-        pipeline, "_manifest_rows", lambda folder, size: rows.map_batches("manifest", folder=folder, size=size)
+        pipeline,
+        "_manifest_rows",
+        lambda folder, size, column: rows.map_batches("manifest", folder=folder, size=size, column=column),
     )
     return rows
 
@@ -113,7 +115,7 @@ def test_images_are_decoded_in_blocks_of_the_first_batch_and_never_inside_an_act
 ) -> None:
     pipeline.pipeline(config(tmp_path), plan, LEDGER)
     (_, manifest), (decode, options), (_, first_stage), *_ = rows.maps
-    assert manifest == {"folder": str(tmp_path / "manifest"), "size": POOLS[0].batch_size}
+    assert manifest == {"folder": str(tmp_path / "manifest"), "size": POOLS[0].batch_size, "column": "image"}
     assert isinstance(decode, ReadAndDecode)
     assert (decode.preprocessing, decode.max_pixels, decode.read_threads) == (plan.preprocessing, 1000, 3)
     assert decode.accept_truncated

@@ -13,7 +13,7 @@ import pytest
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import fit_frontier
 from anchornet.bundle import Bundle
-from anchornet.data.manifest import InputSettings
+from anchornet.data.inputs import InputSettings
 from anchornet.files import storage
 from anchornet.ledger.mark import MarkState
 from anchornet.units import GIGA

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from anchornet.budget.frontier import Frontier, fit_frontier
-from anchornet.data.manifest import InputSettings
+from anchornet.data.inputs import InputSettings
 from anchornet.images.preprocess import Preprocessing
 from anchornet.ledger.plan import LedgerPlan
 from anchornet.units import GIGA

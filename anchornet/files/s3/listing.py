@@ -64,7 +64,7 @@ class _Folder:
 
 
 def list_objects(uri: str, *, attempts: int, timeout_s: float, page_keys: int = PAGE_KEYS) -> list[tuple[str, int]]:
-    """Every object below the folder ``uri`` as (uri, size in bytes), sorted by name; ``folder/`` markers are left out.
+    """Every object below the folder ``uri`` as (uri, size in bytes), sorted by name; empty ``folder/`` markers are left out.
 
     Each request is tried ``attempts`` times and given up after ``timeout_s`` without a byte. Raises FileNotFoundError when
     nothing begins with the folder's name (a whole bucket may be empty), OSError when the server refuses or does not answer.
@@ -73,12 +73,11 @@ def list_objects(uri: str, *, attempts: int, timeout_s: float, page_keys: int = 
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     bucket, _, path = uri.removeprefix("s3://").rstrip("/").partition("/")
     prefix = path + "/" if path else ""
-    with _storage_errors(uri):
-        entries = _list_ranges(_Folder(_client(endpoint, region, attempts, timeout_s), bucket, prefix, page_keys))
+    with storage_errors(f"listing {uri}"):
+        entries = _list_ranges(_Folder(client(endpoint, region, attempts, timeout_s), bucket, prefix, page_keys))
     if prefix and not entries:
         raise FileNotFoundError(f"folder {uri} does not exist: no object of bucket {bucket} begins with {prefix!r}")
-    found = ((key.removesuffix("/"), size) for key, size in entries if size or not key.endswith("/"))
-    return sorted((f"s3://{bucket}/{key}", size) for key, size in found)
+    return sorted((f"s3://{bucket}/{key}", size) for key, size in entries if size or not key.endswith("/"))
 
 
 def _list_ranges(folder: _Folder) -> list[Entry]:
@@ -130,7 +129,7 @@ def _list_range(folder: _Folder, after: str, end: str | None) -> list[Entry]:
 
 
 @cache
-def _client(endpoint: str | None, region: str | None, attempts: int, timeout_s: float) -> Any:
+def client(endpoint: str | None, region: str | None, attempts: int, timeout_s: float) -> Any:
     """One patient client for all threads; without any credentials it asks unsigned, as Arrow's does."""
     import boto3
     from botocore import UNSIGNED
@@ -167,11 +166,14 @@ def _take_entries(response_dict: dict[str, Any], customized_response_dict: dict[
 
 
 @contextlib.contextmanager
-def _storage_errors(uri: str) -> Iterator[None]:
-    """What boto3 raises as the OSError that the rest of the project knows."""
+def storage_errors(doing: str) -> Iterator[None]:
+    """What boto3 raises as the OSError that the rest of the project knows; ``doing``: what fails then."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise OSError(f"listing {uri} failed: {error}; see docs/s3.md for what has to be set") from error
+        code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+        if code in ("NoSuchKey", "404"):
+            raise FileNotFoundError(f"{doing} failed: no object has this key") from error
+        raise OSError(f"{doing} failed: {error}; see docs/s3.md for what has to be set") from error

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anchornet.files import s3_listing, storage
+from anchornet.files import storage
+from anchornet.files.s3 import listing as s3_listing
 
 pytestmark = pytest.mark.s3
 ODD_KEYS = (
@@ -57,6 +58,11 @@ def test_markers_of_folders_are_left_out(s3_bucket: str) -> None:
     put(s3_bucket, {"only/": 0, "full/": 0, "full/x": 1})
     assert parallel_list(s3_bucket + "/only") == []
     assert parallel_list(s3_bucket) == [(s3_bucket + "/full/x", 1)]
+
+
+def test_a_key_that_ends_in_a_slash_and_holds_content_keeps_it(s3_bucket: str) -> None:
+    put(s3_bucket, {"photos/": 5, "photos/x": 1, "photos/empty/": 0})
+    assert parallel_list(s3_bucket + "/photos") == [(s3_bucket + "/photos/", 5), (s3_bucket + "/photos/x", 1)]
 
 
 NAMES = st.lists(st.sampled_from(["a", "b", "B", "a b", "é", "~", "-", "0"]), min_size=1, max_size=5).map("/".join)
@@ -106,7 +112,10 @@ def test_few_ranges_where_folders_are_small() -> None:
 
 
 def test_storage_does_not_load_boto3_before_a_bucket_is_listed() -> None:
-    program = "import sys; from anchornet.files import storage, s3_listing; print('boto3' in sys.modules, 'torch' in sys.modules)"
+    program = (
+        "import sys; from anchornet.files import storage; from anchornet.files.s3 import listing; "
+        "print('boto3' in sys.modules, 'torch' in sys.modules)"
+    )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert finished.stdout == "False False\n"
 

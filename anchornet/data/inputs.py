@@ -1,0 +1,144 @@
+"""What a label job labels: from ``input.path`` to a table with a row per image. docs/inputs.md lists the kinds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import pyarrow as pa
+
+from anchornet.cascade.rows import along_name
+from anchornet.data.lists import read_list
+from anchornet.data.parquet import holds_images, list_rows, open_parquet
+from anchornet.data.tars import list_samples
+from anchornet.files import storage
+from anchornet.files.kinds import LISTS, TAR, containers_among, ending, is_parquet
+from anchornet.files.ranges import LARGEST_PICTURE, check_number
+
+_MOST_THREADS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSettings:
+    """The images to label."""
+
+    path: str
+    """Folder, ``s3://`` or ``gs://`` prefix that is listed recursively; an image; or a list of names: Parquet (a file, or a
+    folder of them), ``.csv``, ``.txt``, ``.jsonl``; or Parquet or tars that hold images. docs/inputs.md says more."""
+    uri_column: str | None = None
+    """Column of a list that holds the names; None: the first of uri, url, image_url, path, file_name."""
+    image_column: str = "image"
+    """Column of Parquet that holds the images themselves: bytes, or ``{bytes, path}`` as data sets of Hugging Face have it."""
+    carry_columns: tuple[str, ...] = ()
+    """Columns of the input that go along into the labels; one that label rows have already is called input_NAME there."""
+    limit: int | None = None
+    """Label only the first this many of the listing; None labels all."""
+    max_pixels: int = 100_000_000
+    """Larger images get status ``unreadable`` instead of being decoded."""
+    accept_truncated: bool = False
+    """Label files whose tail is missing by what is there of them, with a note in the column ``error``; false: they are
+    ``unreadable``. Calibrate with the same setting (``data.accept_truncated``) when many are."""
+    decode_cpus: float = 0.5
+    """Logical CPUs of one read-and-decode task."""
+    read_threads: int = 16
+    """Concurrent reads within one task; for object storage."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        _require(bool(self.path.strip()), "input.path is empty; give a folder, a prefix, an image or a list of names")
+        names = [along_name(name) for name in self.carry_columns]
+        _require(
+            len(set(names)) == len(names),
+            f"input.carry_columns would give the labels a column twice ({', '.join(names)}); leave one out",
+        )
+        _require(self.limit is None or self.limit > 0, f"input.limit must be > 0 or null, got {self.limit}")
+        check_number("input.max_pixels", self.max_pixels, above=0, most=LARGEST_PICTURE)
+        check_number("input.decode_cpus", self.decode_cpus, above=0)
+        check_number("input.read_threads", self.read_threads, above=0, most=_MOST_THREADS)
+
+    def source(self) -> str:
+        """What the listing depends on, as text: a run is never mixed with another one's images."""
+        defaults = {field.name: field.default for field in fields(self)}
+        said = [
+            f"{name}={getattr(self, name)!r}"
+            for name in ("uri_column", "image_column", "carry_columns")
+            if getattr(self, name) != defaults[name]
+        ]
+        return " ".join([storage.absolute(self.path), f"limit={self.limit}", *said])
+
+
+def list_input(settings: InputSettings) -> pa.Table:
+    """Column ``uri`` of every image, in the order of the listing, and the columns that go along (``rows.ALONG``).
+
+    Rows of Parquet that holds the images also say where they are: columns file, row_group, row (in the row group);
+    of tars: file, offset, size.
+    A folder: all files below it, sorted, whatever they are: one that is no image becomes a row that says so. A list: its
+    names in its order. Raises ValueError when there is nothing to label or what there is cannot be used.
+    """
+    path = settings.path
+    try:
+        table = _from_folder(settings) if storage.is_folder(path) else _from_file(settings)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"input {path} does not exist; give a folder, an s3:// or gs:// prefix, an image or a list of names"
+        ) from error
+    except PermissionError as error:
+        raise ValueError(f"input {path} may not be read ({error}); change its permissions") from error
+    if not len(table):
+        raise ValueError(f"input {path} has no files; give a folder with images, an image or a list of names")
+    return table.slice(0, settings.limit)
+
+
+def _from_file(settings: InputSettings) -> pa.Table:
+    """A list of names, or a single image."""
+    file = storage.absolute(settings.path)
+    if is_parquet(file) or ending(file) == TAR:
+        return _from_containers([file], settings)
+    if ending(file) in LISTS:
+        return read_list(settings.path, [file], settings.uri_column, settings.carry_columns)
+    return _images([file], settings)
+
+
+def _from_folder(settings: InputSettings) -> pa.Table:
+    """A folder of images; or one of the files that a list was written as, by its name or because all files are Parquet."""
+    files = storage.list_visible(settings.path)
+    end = ending(settings.path.rstrip("/"))
+    if end in LISTS and (parts := [file for file in files if ending(file) == end]):
+        files = parts
+        return read_list(settings.path, files, settings.uri_column, settings.carry_columns)
+    if containers := containers_among(files, f"input {settings.path}"):
+        return _from_containers(containers, settings)
+    return _images(files, settings)
+
+
+def _from_containers(files: list[str], settings: InputSettings) -> pa.Table:
+    """The images in Parquet files or tars; or those that Parquet names, when no column holds images or names are asked for."""
+    if ending(files[0]) == TAR:
+        _check_no_list(settings, "uri_column")
+        return list_samples(files, settings.carry_columns)
+    with open_parquet(files[0]) as first:
+        images = settings.uri_column is None and holds_images(first.schema_arrow, settings.image_column)
+    if images:
+        return list_rows(files, settings.image_column, settings.carry_columns)
+    return read_list(settings.path, files, settings.uri_column, settings.carry_columns)
+
+
+def _images(files: list[str], settings: InputSettings) -> pa.Table:
+    for name, value in (("uri_column", settings.uri_column), ("carry_columns", settings.carry_columns)):
+        if value:
+            raise ValueError(
+                f"input {settings.path} is no list, so there are no columns for input.{name}; leave it out"
+            )
+    return pa.table({"uri": pa.array(files, pa.string())})
+
+
+def _check_no_list(settings: InputSettings, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name):
+            raise ValueError(
+                f"input {settings.path} is no list, so there are no columns for input.{name}; leave it out"
+            )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
