@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from anchornet.files.ranges import LARGEST_SIDE, check_number
 from anchornet.images.preprocess import Interpolation, Preprocessing
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -34,17 +35,18 @@ class PreprocessingSettings:
 
     def __post_init__(self) -> None:
         """Refuse what says the same thing twice, or cannot be."""
-        if self.side is not None and self.side < 1:
-            raise ValueError(f"preprocessing.side must be >= 1 pixel, got {self.side}")
-        if self.crop_fraction is None:
-            return
-        if self.resize is not None:
+        check_number("preprocessing.side", self.side, least=1, most=LARGEST_SIDE)
+        check_number("preprocessing.resize", self.resize, least=1, most=LARGEST_SIDE)
+        check_number("preprocessing.crop_fraction", self.crop_fraction, above=0, most=1)
+        for mean in self.mean or ():
+            check_number("preprocessing.mean", mean, least=0, most=1)
+        for std in self.std or ():
+            check_number("preprocessing.std", std, above=0, most=1)
+        if self.crop_fraction is not None and self.resize is not None:
             raise ValueError(
                 f"preprocessing has resize ({self.resize}) and crop_fraction ({self.crop_fraction}), which say the same "
                 f"thing; take one of them out"
             )
-        if not 0 < self.crop_fraction <= 1:
-            raise ValueError(f"preprocessing.crop_fraction must be in (0, 1], got {self.crop_fraction}")
 
     @classmethod
     def of(cls, preprocessing: Preprocessing) -> PreprocessingSettings:

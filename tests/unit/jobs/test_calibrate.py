@@ -82,7 +82,7 @@ def test_a_single_point_is_one_line_and_a_sentence(frontier: Frontier) -> None:
 
 
 def test_what_was_chosen_is_a_sentence_below_the_table(frontier: Frontier) -> None:
-    text = calibrate.render({**calibrate.summarise(frontier, TABLE), "choice": "Chosen: mean."})
+    text = calibrate.render({**calibrate.summarise(frontier, TABLE, NAMES), "choice": "Chosen: mean."})
     assert text.endswith("|\n\nChosen: mean.\n")
 
 

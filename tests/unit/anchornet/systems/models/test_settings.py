@@ -38,7 +38,12 @@ def test_a_member_is_called_what_its_architecture_is(architecture: str, role: st
         (lambda: Member(architecture="resnet18", name="a/b"), r"'a/b' cannot name a network; set name to letters"),
         (lambda: Member(architecture="timm:"), "'' cannot name a network"),
         (lambda: PreprocessingSettings(side=0), r"preprocessing\.side must be >= 1 pixel, got 0"),
-        (lambda: PreprocessingSettings(crop_fraction=1.5), r"crop_fraction must be in \(0, 1\], got 1\.5"),
+        (lambda: PreprocessingSettings(crop_fraction=1.5), r"crop_fraction must be <= 1, got 1\.5"),
+        (lambda: PreprocessingSettings(crop_fraction=float("nan")), "crop_fraction must be > 0, got nan"),
+        (lambda: PreprocessingSettings(side=2**70), "preprocessing.side must be <= 8192, got 1180591620717411303424"),
+        (lambda: PreprocessingSettings(resize=0), "preprocessing.resize must be >= 1, got 0"),
+        (lambda: PreprocessingSettings(mean=(0.5, 127.0, 0.5)), "preprocessing.mean must be <= 1, got 127"),
+        (lambda: PreprocessingSettings(std=(0.5, 0.0, 0.5)), "preprocessing.std must be > 0, got 0"),
         (
             lambda: PreprocessingSettings(resize=256, crop_fraction=0.5),
             "has resize .256. and crop_fraction .0.5., which",
