@@ -37,7 +37,7 @@ def test_a_member_is_called_what_its_architecture_is(architecture: str, role: st
         (lambda: models("resnet18", "timm:resnet18"), "2 members, and 'resnet18' names two; give each a name"),
         (lambda: Member(architecture="resnet18", name="a/b"), r"'a/b' cannot name a network; set name to letters"),
         (lambda: Member(architecture="timm:"), "'' cannot name a network"),
-        (lambda: PreprocessingSettings(side=0), r"preprocessing\.side must be >= 1 pixel, got 0"),
+        (lambda: PreprocessingSettings(side=0), r"preprocessing\.side must be >= 1, got 0"),
         (lambda: PreprocessingSettings(crop_fraction=1.5), r"crop_fraction must be <= 1, got 1\.5"),
         (lambda: PreprocessingSettings(crop_fraction=float("nan")), "crop_fraction must be > 0, got nan"),
         (lambda: PreprocessingSettings(side=2**70), "preprocessing.side must be <= 8192, got 1180591620717411303424"),
@@ -65,7 +65,7 @@ def test_what_cannot_be_is_refused(make: Any, message: str) -> None:
         ({"side": 112}, None, Preprocessing(resize=128, crop=112)),
         ({"side": 260, "crop_fraction": 0.89}, None, Preprocessing(resize=292, crop=260)),
         ({"crop_fraction": 1.0}, KNOWN, Preprocessing(resize=224, crop=224, interpolation="bicubic", mean=(0.5,) * 3)),
-        ({"resize": 300, "std": (1.0, 2.0, 3.0)}, None, None),
+        ({"resize": 300, "std": (0.1, 0.2, 0.3)}, None, None),
         (
             {"side": 10, "resize": 11, "keep_aspect": False, "interpolation": "box", "mean": (0.0,) * 3},
             KNOWN,
