@@ -192,7 +192,7 @@ def test_dry_run_estimates_and_labels_nothing(
     [
         (["pools.0.cpus=4", "pools.1.cpus=4"], "the job would wait for ever"),
         (["budget.gflops_per_image=0.0001"], "below the first exit"),
-        (["budget.gflops_per_image=.inf"], "must be a number > 0 of GFLOPs, got inf"),
+        (["budget.gflops_per_image=.inf"], "must be a finite number, got inf"),
         (["budget.total_gflops=3"], "give exactly one of budget.total_gflops and budget.gflops_per_image"),
         (["input.path=/nowhere/at/all"], "does not exist"),
         (["bundle=/nowhere/at/all"], "holds no bundle.yaml"),
