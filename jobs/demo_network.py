@@ -35,7 +35,7 @@ class SmallResNet(nn.Module):
     """Logits (N, C) of images (N, 3, H, W): a strided stem and two residual blocks, 0.040 GFLOPs at 95x95.
 
     A texture network: it looks at 17 pixels at a time and averages what it saw, so small tags all over an image can outvote
-    the large one, however long it is trained. In a patch around the large tag they cannot.
+    the large one. In a patch around the large tag they cannot.
     """
 
     def __init__(self, num_classes: int) -> None:
