@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import line, percent
+
 LEAST_GAIN = 0.10
 """Of AnchorNet's first patch over a random one, as accuracy."""
 LARGEST_SHARE = 0.5
@@ -100,16 +102,6 @@ def row(seed: int, code: int, summary: dict[str, Any], held: bool) -> list[str]:
         f"{sum(summary['seconds'].values()) / 60:.1f}",
         "yes" if held else "no",
     ]
-
-
-def percent(accuracy: float) -> str:
-    """For people."""
-    return f"{100 * accuracy:.1f} %"
-
-
-def line(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

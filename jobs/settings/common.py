@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -65,9 +64,7 @@ class ClusterSettings:
         if self.address is not None:
             check_address(self.address, "cluster.address")
         check_number("cluster.local_cpus", self.local_cpus, least=_FEWEST_CPUS, most=_MOST_CPUS)
-        price = self.price_per_hour
-        require(price is None or 0 <= price < math.inf, f"cluster.price_per_hour must be >= 0, got {price}")
-        check_number("cluster.price_per_hour", price)
+        check_number("cluster.price_per_hour", self.price_per_hour, least=0)
 
     @property
     def is_local(self) -> bool:
@@ -119,9 +116,8 @@ class PoolSettings:
         check_number("pool max_actors", self.max_actors)
         most = self.max_actors
         require(most is None or most >= self.actors, f"pool max_actors must be >= actors ({self.actors}), got {most}")
-        require(self.cpus >= 0 and self.gpus >= 0, f"pool cpus and gpus must be >= 0, got {self.cpus}, {self.gpus}")
-        check_number("pool cpus", self.cpus)
-        check_number("pool gpus", self.gpus)
+        check_number("pool cpus", self.cpus, least=0)
+        check_number("pool gpus", self.gpus, least=0)
         check_number("pool batch_size", self.batch_size, least=1)
         check_number("pool threads", self.threads, least=1)
 

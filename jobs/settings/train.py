@@ -95,5 +95,4 @@ class TrainConfig:
         fraction = self.max_unreadable_fraction
         require(0 <= fraction <= 1, f"max_unreadable_fraction must be in [0, 1], got {fraction}")
         check_number("shuffle_buffer", self.shuffle_buffer, least=0)
-        require(self.image_size >= 1, f"image_size must be >= 1 pixel, got {self.image_size}")
-        check_number("image_size", self.image_size, most=LARGEST_SIDE)
+        check_number("image_size", self.image_size, least=1, most=LARGEST_SIDE)

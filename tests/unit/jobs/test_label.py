@@ -10,13 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 
-from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import fit_frontier
 from anchornet.bundle import assemble_bundle, load_bundle, write_calibration
 from anchornet.data.manifest import read_manifest
@@ -29,7 +27,7 @@ from jobs.labelling.plan import LabelPlan
 from jobs.settings.label import LabelConfig
 from jobs.shell.run_folder import RunFolder
 from tests.small_images import write_folders
-from tests.tiny_bundle import save_tiny_models, tiny_cascade
+from tests.tiny_bundle import made_up_table, save_tiny_models
 
 IMAGES = 6
 
@@ -39,16 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tiny networks with a frontier fitted on made-up answers: later exits are better."""
     folder = tmp_path_factory.mktemp("label")
     assemble_bundle(str(folder / "bundle"), save_tiny_models(str(folder / "models")), AnchorNetSettings())
-    exits, random = tiny_cascade().exits, np.random.default_rng(0)
-    confidence = random.uniform(0.3, 1, (200, len(exits)))
-    table = ExitTable(
-        exits=tuple(each.name for each in exits),
-        image_id=np.arange(200),
-        confidence=confidence.astype(np.float32),
-        prediction=(random.uniform(size=confidence.shape) > np.linspace(0.4, 0.9, len(exits))).astype(np.int32),
-        cost_macs=np.tile(np.cumsum([each.macs for each in exits]), (200, 1)),
-        label=np.zeros(200, np.int32),
-    )
+    table = made_up_table()
     write_calibration(str(folder / "bundle"), table, fit_frontier(table))
     return str(folder / "bundle")
 

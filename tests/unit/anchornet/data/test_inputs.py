@@ -353,12 +353,6 @@ def test_an_empty_path_is_refused(path: str) -> None:
 class TestSharedCases:
     """The small inputs that people stumbled over, where they are there."""
 
-    @pytest.fixture
-    def cases(self, shared_data: Path) -> Path:
-        if not (shared_data / "cases").is_dir():
-            pytest.skip("the shared data has no cases")
-        return shared_data / "cases"
-
     def test_a_folder_of_parquet(self, cases: Path) -> None:
         assert listed(cases / "uris_as_folder.parquet") == ["/data/x.jpg"]
 

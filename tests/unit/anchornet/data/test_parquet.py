@@ -283,12 +283,6 @@ def test_contents_beside_their_rows() -> None:
 
 
 class TestSharedCases:
-    @pytest.fixture
-    def cases(self, shared_data: Path) -> Path:
-        if not (shared_data / "cases").is_dir():
-            pytest.skip("the shared data has no cases")
-        return shared_data / "cases"
-
     def test_class_labels(self, cases: Path) -> None:
         found = found_in(cases / "hf_classlabel.parquet")
         assert set(labels_of(found).values()) <= set(found.classes)

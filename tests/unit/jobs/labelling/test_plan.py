@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import fit_frontier
 from anchornet.bundle import Bundle
 from anchornet.data.inputs import InputSettings
@@ -21,24 +19,14 @@ from jobs.labelling.plan import check_resources, plan_label
 from jobs.settings.common import ClusterSettings, PoolSettings, RunSettings
 from jobs.settings.label import BudgetSettings, LabelConfig
 from jobs.shell.run_folder import RunFolder
-from tests.tiny_bundle import tiny_bundle
+from tests.tiny_bundle import made_up_table, tiny_bundle
 
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
     """The tiny networks with a frontier fitted on made-up answers: later exits are better."""
     plain = tiny_bundle()
-    exits = plain.cascade().exits
-    random = np.random.default_rng(0)
-    confidence = random.uniform(0.3, 1, (200, len(exits)))
-    table = ExitTable(
-        exits=tuple(each.name for each in exits),
-        image_id=np.arange(200),
-        confidence=confidence.astype(np.float32),
-        prediction=(random.uniform(size=confidence.shape) > np.linspace(0.4, 0.9, len(exits))).astype(np.int32),
-        cost_macs=np.tile(np.cumsum([each.macs for each in exits]), (200, 1)),
-        label=np.zeros(200, np.int32),
-    )
+    table = made_up_table()
     return replace(plain, frontier=fit_frontier(table))
 
 
