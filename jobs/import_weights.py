@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 from anchornet.bundle import Bundle, check_roles, load_bundle, save_bundle
 from anchornet.files import storage
+from anchornet.images.preprocess import Preprocessing
+from anchornet.models.card import ModelCard
 from anchornet.systems.registry import system_of
 from anchornet.units import GIGA, gflops_text
 from jobs.settings.import_weights import ImportConfig
@@ -43,15 +45,20 @@ def execute(config: ImportConfig) -> int:
 def describe(bundle: Bundle) -> str:
     """A line per exit with what it costs, and a line per network that says how it is fed."""
     exits = [f"exit {exit.name}: at most {gflops_text(exit.macs / GIGA)} GFLOPs" for exit in bundle.cascade().exits]
-    fed = [(role, card.preprocessing, card.training) for role, card in bundle.cards.items()]
     feeds = [
-        f"network {role}: short side to {each.resize}, central {each.crop} x {each.crop}, {each.interpolation}, "
-        f"mean {list(each.mean)}, std {list(each.std)}{'' if each.keep_aspect else ', squeezed to a square'} "
-        f"({training.get('preprocessing_from', 'its card')})"
-        for role, each, training in fed
-        if each is not None
+        f"network {role}: {_pixels(card, card.preprocessing)}, mean {list(card.preprocessing.mean)}, "
+        f"std {list(card.preprocessing.std)} ({card.training.get('preprocessing_from', 'its card')})"
+        for role, card in bundle.cards.items()
+        if card.preprocessing is not None
     ]
     return "".join(f"{line}\n" for line in [*exits, *feeds])
+
+
+def _pixels(card: ModelCard, feed: Preprocessing) -> str:
+    """Which pixels a network is given."""
+    squeezed = "" if feed.keep_aspect else ", squeezed to a square"
+    resized = f"short side to {feed.resize}, central {feed.crop} x {feed.crop}, {feed.interpolation}{squeezed}"
+    return str(card.training.get("sees", resized))
 
 
 def read_classes(uri: str) -> tuple[str, ...]:

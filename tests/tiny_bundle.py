@@ -13,11 +13,12 @@ from anchornet.budget.exit_table import ExitTable
 from anchornet.bundle import Bundle
 from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import ModelCard, save_model
-from anchornet.systems.anchornet.cascade import AnchorCascade
+from anchornet.systems.anchornet.cascade import anchor_cascade
 from anchornet.systems.anchornet.network import AnchorNet
 from anchornet.systems.anchornet.settings import ARCHITECTURE as ANCHORNET
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.systems.anchornet.system import ROLES
+from anchornet.systems.looks import LooksCascade
 
 CLASSES = ("ant", "bee", "cow")
 ARCHITECTURE = "tests.tiny_bundle:tiny_classifier"
@@ -84,9 +85,9 @@ def tiny_bundle(settings: AnchorNetSettings | None = None) -> Bundle:
     )
 
 
-def tiny_cascade(settings: AnchorNetSettings | None = None, **options: Any) -> AnchorCascade:
-    """The networks as a cascade; options: those of AnchorCascade."""
-    return AnchorCascade(settings or AnchorNetSettings(), tiny_networks(), CLASSES, **options)
+def tiny_cascade(settings: AnchorNetSettings | None = None, **options: Any) -> LooksCascade:
+    """The networks as a cascade; options: those of anchor_cascade."""
+    return anchor_cascade(settings or AnchorNetSettings(), tiny_networks(), CLASSES, **options)
 
 
 def made_up_table() -> ExitTable:

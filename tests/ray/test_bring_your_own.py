@@ -20,11 +20,13 @@ from anchornet.cascade.run import run_cascade
 from anchornet.images.decode import decode
 from anchornet.images.preprocess import Preprocessing
 from anchornet.images.tensors import normalise
+from anchornet.models.weights import save_weights
 from anchornet.report.label_counts import label_tables
 from anchornet.units import GIGA
-from jobs import evaluate, label
+from jobs import calibrate, evaluate, label
 from jobs.shell.run_folder import RunFolder
 from tests.small_classifiers import CLASSES, FEEDS, LARGE, networks, picture, write_weights
+from tests.tiny_bundle import tiny_networks
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,12 +43,16 @@ def own_networks() -> list[str]:
     """What a test changes in the import: small networks of one's own, of which nobody says how they are fed."""
     values = []
     for index, (role, feed) in enumerate(FEEDS.items()):
-        said = {"side": feed.crop, "resize": feed.resize, "interpolation": feed.interpolation}
-        said |= {"mean": list(feed.mean), "std": list(feed.std)}
         member = f"system.members.{index}"
         values.append(f"{member}.architecture=tests.small_classifiers:{role}")
-        values += [f"{member}.preprocessing.{name}={value}" for name, value in said.items()]
+        values += [f"{member}.preprocessing.{name}={value}" for name, value in said(feed).items()]
     return [part for value in values for part in ("--set", value)]
+
+
+def said(feed: Preprocessing) -> dict[str, object]:
+    """How a network is fed, as a configuration says it."""
+    pixels = {"side": feed.crop, "resize": feed.resize, "interpolation": feed.interpolation}
+    return {**pixels, "mean": list(feed.mean), "std": list(feed.std)}
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +153,52 @@ def test_members_stand_alone_beside_the_cascade(ran: list[str], home: Path, tmp_
     [alone] = report["references"]
     assert (alone["reference"], alone["accuracy"]) == ("large alone", 1.0)
     assert alone["gflops"] < report["exits"][-1]["gflops"]
+
+
+@pytest.fixture(scope="module")
+def behind_anchornet(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the section on AnchorNet was followed: the bundle, calibrated, and labels."""
+    section = (ROOT / "docs" / "bring-your-own.md").read_text().split("## AnchorNet before them")[1].split("\n## ")[0]
+    [(module, *arguments)] = [
+        shlex.split(line)[2:] for line in re.findall(r"^python -m jobs\..*$", section, re.MULTILINE)
+    ]
+    folder = tmp_path_factory.mktemp("behind")
+    told = [f"bundle={folder / 'bundle'}", f"classes={home / 'classes.txt'}"]
+    for name, network in {**tiny_networks(), "full": networks()["large"]}.items():
+        save_weights(str(folder / f"{name}.safetensors"), network)
+    told.append(f"system.anchornet.weights={folder / 'anchornet.safetensors'}")
+    for index, role in enumerate(("glance", "patch", "full")):
+        member = f"system.members.{index}"
+        architecture = "tests.tiny_bundle:tiny_classifier" if role != "full" else "tests.small_classifiers:large"
+        told += [f"{member}.architecture={architecture}", f"{member}.weights={folder / role}.safetensors"]
+    told += [f"system.members.2.preprocessing.{name}={value}" for name, value in said(LARGE).items()]
+    arguments = [part.replace("jobs/configs", str(ROOT / "jobs" / "configs")) for part in arguments]
+    assert importlib.import_module(module).main([*arguments, *sets(told)]) == 0
+    pool, bundle = "pool.batch_size=16", f"bundle={folder / 'bundle'}"
+    where = f"data.path={home / 'data' / 'validation'}"
+    assert calibrate.main(sets([f"run.folder={folder / 'calibrate'}", bundle, where, pool])) == 0
+    return folder
+
+
+def sets(values: list[str]) -> list[str]:
+    return [part for value in values for part in ("--set", value)]
+
+
+def test_members_behind_anchornet_label_what_a_direct_call_does(behind_anchornet: Path, home: Path) -> None:
+    folder = behind_anchornet
+    bundle = load_bundle(str(folder / "bundle"))
+    assert bundle.frontier is not None
+    names = ("anchor", "glance", "patch1", "patch2", "full")
+    assert bundle.frontier.exits == names
+    asked = 0.5 * (bundle.frontier.minimum_gflops + bundle.frontier.maximum_gflops)
+    told = [f"run.folder={folder / 'label'}", f"bundle={folder / 'bundle'}", f"input.path={home / 'data' / 'images'}"]
+    assert label.main(sets([*told, f"budget.gflops_per_image={asked}", "budget.mode=fixed"])) == 0
+    rows = labels(folder / "label")
+    pixels = np.stack([bundle.preprocessing(decode(Path(uri).read_bytes())) for uri in rows["uri"].to_pylist()])
+    limits = bundle.frontier.at(asked).thresholds_for(rows["image_id"].to_numpy())
+    expected = run_cascade(bundle.cascade(), pixels, limits)
+    assert rows["label_id"].to_pylist() == expected.label_id.tolist()
+    assert rows["exit"].to_pylist() == [names[k] for k in expected.exit]
+    assert len(set(rows["exit"].to_pylist())) > 1
+    np.testing.assert_array_equal((rows["gflops"].to_numpy() * GIGA).round(), expected.macs)
+    assert {len(boxes) for boxes in rows["boxes"].to_pylist()} == {2}

@@ -120,6 +120,14 @@ class AnchorNet(nn.Module):
         return Proposal(features, self.fc(features.mean((2, 3))))
 
 
+def check_anchornet(network: nn.Module) -> None:
+    """Returns only if ``network`` is an AnchorNet; raises ValueError otherwise."""
+    if not isinstance(network, AnchorNet):
+        raise ValueError(
+            f"anchornet is a {type(network).__name__}; give the run of recipe anchornet.anchornet as anchornet"
+        )
+
+
 def class_activation_map(features: Tensor, fc_weight: Tensor, class_index: Tensor) -> Tensor:
     """How much each cell speaks for a class: (N, h, w), at least fp32 whatever the inputs' precision.
 

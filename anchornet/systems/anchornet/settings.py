@@ -45,7 +45,7 @@ class AnchorNetSettings:
         """Refuse values outside their range."""
         if self.order not in get_args(Order):
             raise ValueError(f"system.order must be one of {', '.join(get_args(Order))}, got {self.order!r}")
-        _check_patches("system", self.num_patches, self.iou_threshold)
+        check_patches("system", self.num_patches, self.iou_threshold)
         if self.image_size < 1:
             raise ValueError(f"system.image_size must be >= 1 pixel, got {self.image_size}")
         check_number("system.image_size", self.image_size, most=LARGEST_SIDE)
@@ -103,13 +103,14 @@ class PatchRecipe:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _check_patches("recipe", self.num_patches, self.iou_threshold)
+        check_patches("recipe", self.num_patches, self.iou_threshold)
         sample = self.training_patches
         if sample is not None and not 1 <= sample <= self.num_patches:
             raise ValueError(f"recipe.training_patches must be in 1..{self.num_patches} or null, got {sample}")
 
 
-def _check_patches(section: str, num_patches: int, iou_threshold: float) -> None:
+def check_patches(section: str, num_patches: int, iou_threshold: float) -> None:
+    """Raises ValueError, naming the key in ``section``, for a number of patches or an overlap that no image could have."""
     check_number(f"{section}.num_patches", num_patches, least=1, most=_MOST_PATCHES)
     if not 0 <= iou_threshold < 1:
         raise ValueError(f"{section}.iou_threshold must be in [0, 1), got {iou_threshold}")

@@ -12,11 +12,12 @@ from anchornet.cascade.protocol import Placement
 from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import ModelCard
 from anchornet.models.classifiers import check_input
-from anchornet.systems.anchornet.cascade import AnchorCascade
-from anchornet.systems.anchornet.network import AnchorNet
+from anchornet.systems.anchornet.cascade import anchor_cascade, image_of
+from anchornet.systems.anchornet.network import check_anchornet
 from anchornet.systems.anchornet.official import import_weights
 from anchornet.systems.anchornet.receptive_field import check_selection, grid_size, receptive_field
 from anchornet.systems.anchornet.settings import AnchorNetSettings
+from anchornet.systems.looks import LooksCascade
 from anchornet.systems.system import Networks, Reference, Trained
 
 ROLES = ("anchornet", "glance", "patch")
@@ -35,16 +36,13 @@ class AnchorNetSystem:
         return settings
 
     def preprocessing(self, settings: AnchorNetSettings) -> Preprocessing:
-        """The central square of the image; at 224 the papers' test preprocessing."""
-        return Preprocessing.of_size(settings.image_size)
+        """The image that AnchorNet sees; everything else is cut from it."""
+        return image_of(settings)
 
     def check(self, settings: AnchorNetSettings, networks: Networks, num_classes: int) -> None:
         """AnchorNet is one, the classifiers take its patches, and its selection of patches never falls short."""
         anchornet = networks["anchornet"]
-        if not isinstance(anchornet, AnchorNet):
-            raise ValueError(
-                f"anchornet is a {type(anchornet).__name__}; give the run of recipe anchornet.anchornet as anchornet"
-            )
+        check_anchornet(anchornet)
         field = receptive_field(anchornet)
         grid = grid_size(settings.image_size, field)
         check_selection(settings.iou_threshold, settings.num_patches, grid, field, settings.compat)
@@ -53,19 +51,19 @@ class AnchorNetSystem:
 
     def cascade(
         self, settings: AnchorNetSettings, networks: Networks, classes: Sequence[str], placement: Placement
-    ) -> AnchorCascade:
+    ) -> LooksCascade:
         """The cascade in the order that ``settings`` say."""
-        return AnchorCascade(settings, networks, classes, placement)
+        return anchor_cascade(settings, networks, classes, placement)
 
     def references(
         self, settings: AnchorNetSettings, networks: Networks, classes: Sequence[str], placement: Placement
     ) -> list[Reference]:
         """The glance by itself; patches alone, AnchorNet's and random ones (the paper's Table 3)."""
         glance_first = replace(settings, order="glance_first", anchor_exit=False)
-        glance = AnchorCascade(glance_first, networks, classes, placement)
+        glance = anchor_cascade(glance_first, networks, classes, placement)
         alone = {**networks, "glance": NoGlance(len(classes))}
-        chosen = AnchorCascade(settings, alone, classes, placement)
-        random = AnchorCascade(settings, alone, classes, placement, random_patches_seed=_RANDOM_PATCHES_SEED)
+        chosen = anchor_cascade(settings, alone, classes, placement)
+        random = anchor_cascade(settings, alone, classes, placement, random_patches_seed=_RANDOM_PATCHES_SEED)
         patches = tuple(f"patch{i + 1}" for i in range(settings.num_patches))
         return [
             Reference(GLANCE_ALONE, glance, ("glance",)),

@@ -22,18 +22,19 @@ from anchornet.models.training import (
     view_logits,
     whole_view,
 )
-from anchornet.systems.anchornet.network import AnchorNet, class_activation_map
-from anchornet.systems.anchornet.patches import PatchSelector, crop_patches
-from anchornet.systems.anchornet.receptive_field import grid_size, receptive_field
+from anchornet.systems.anchornet.network import AnchorNet
+from anchornet.systems.anchornet.patches import crop_patches
+from anchornet.systems.anchornet.proposer import Proposer
+from anchornet.systems.anchornet.receptive_field import receptive_field
 from anchornet.systems.anchornet.settings import AnchorNetRecipe, GlanceRecipe, PatchRecipe
 
 
 class PatchView:
     """The crops that a frozen AnchorNet chooses: (N, 3, H, W) -> (N * P, 3, size, size), best patch of an image first.
 
-    The class whose map is followed is AnchorNet's own top-1, not the label. sample: of the ``num_patches`` crops take
-    only this many, drawn at random for each image (cheaper training); None takes all. Raises ValueError if
-    ``num_patches`` boxes at ``iou_threshold`` cannot always be found, or ``sample`` is not among 1..num_patches.
+    sample: of the ``num_patches`` crops take only this many, drawn at random for each image (cheaper training); None takes
+    all. Raises ValueError if ``num_patches`` boxes at ``iou_threshold`` cannot always be found, or ``sample`` is not among
+    1..num_patches.
     """
 
     def __init__(
@@ -46,23 +47,18 @@ class PatchView:
     ) -> None:
         if sample is not None and not 1 <= sample <= num_patches:
             raise ValueError(f"patches per image in training must be in 1..{num_patches} or null, got {sample}")
-        field = receptive_field(proposer)
-        self.selector = PatchSelector(grid_size(image_size, field), field, iou_threshold, num_patches)
-        self.proposer = proposer.eval().requires_grad_(False)
+        self.proposer = Proposer(proposer.eval().requires_grad_(False), num_patches, iou_threshold, image_size)
         self.num_patches = sample or num_patches
-        self.size = field.size
+        self.size = self.proposer.patch_size
 
     @torch.no_grad()
     def __call__(self, images_N3HW: Tensor) -> Tensor:
         """The crops, those of one image side by side."""
-        proposal = self.proposer(images_N3HW)
-        cam = class_activation_map(proposal.features, self.proposer.fc.weight, proposal.logits.argmax(1))
-        cells_NP = self.selector(cam)
-        if self.num_patches < cells_NP.shape[1]:
-            order_NP = torch.rand(cells_NP.shape, device=cells_NP.device).argsort(1)
-            cells_NP = cells_NP.gather(1, order_NP[:, : self.num_patches])
-        boxes_NP2 = self.selector.boxes(cells_NP)
-        crops = [crop_patches(images_N3HW, boxes_NP2[:, i], self.size) for i in range(self.num_patches)]
+        _, corners_NP2 = self.proposer(images_N3HW)
+        if self.num_patches < self.proposer.num_patches:
+            order_NP = torch.rand(corners_NP2.shape[:2], device=corners_NP2.device).argsort(1)[:, : self.num_patches]
+            corners_NP2 = corners_NP2.take_along_dim(order_NP[:, :, None], 1)
+        crops = [crop_patches(images_N3HW, corners_NP2[:, i], self.size) for i in range(self.num_patches)]
         return torch.stack(crops, 1).flatten(0, 1)
 
 

@@ -9,46 +9,58 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from anchornet.cascade.protocol import Placement
-from anchornet.images.preprocess import Views
+from anchornet.images.preprocess import Preprocessing, Views
 from anchornet.models.card import ModelCard
 from anchornet.models.classifiers import build_classifier, check_input
 from anchornet.models.metadata import known_preprocessing
 from anchornet.models.weights import head_keys, load_fitting, read_weights
-from anchornet.systems.models.cascade import ModelsCascade, member_macs, views_of
-from anchornet.systems.models.settings import Member, ModelsSettings, PreprocessingSettings
+from anchornet.systems.anchornet.network import check_anchornet
+from anchornet.systems.anchornet.settings import ARCHITECTURE
+from anchornet.systems.looks import LooksCascade, look_macs
+from anchornet.systems.models.cascade import feed_of, models_cascade, proposer_of, views_of
+from anchornet.systems.models.settings import ANCHORNET, Member, ModelsSettings, PreprocessingSettings
 from anchornet.systems.system import Networks, Reference, Trained
 from anchornet.units import GIGA, gflops_text
+
+_SEES = {"glance": "the glance, the image of AnchorNet shrunk to a patch", "patch": "patches of AnchorNet's image"}
+"""For people: pixels that are not the network's own view."""
 
 
 class ModelsSystem:
     """See :class:`anchornet.systems.system.System`."""
 
     def roles(self, settings: ModelsSettings) -> tuple[str, ...]:
-        """The names of the members."""
-        return tuple(member.role for member in settings.members)
+        """The names of the members, AnchorNet's before them."""
+        return settings.roles
 
     def complete(self, settings: ModelsSettings, cards: Mapping[str, ModelCard]) -> ModelsSettings:
         """Every member's preprocessing in full, as its card says it; weight files are not needed any more."""
         members = [
-            replace(
-                member,
-                weights=None,
-                preprocessing=PreprocessingSettings.of(member.preprocessing.on(cards[member.role].preprocessing)),
-            )
+            replace(member, weights=None, preprocessing=_complete(member, cards[member.role].preprocessing))
             for member in settings.members
         ]
-        return replace(settings, members=tuple(members))
+        front = replace(settings.anchornet, weights=None) if settings.anchornet else None
+        return replace(settings, members=tuple(members), anchornet=front)
 
     def preprocessing(self, settings: ModelsSettings) -> Views:
         """Every view that some member wants, of a picture that is decoded once."""
         return views_of(settings)
 
     def check(self, settings: ModelsSettings, networks: Networks, num_classes: int) -> None:
-        """Every member takes its view and gives a logit per class, and none costs less than the one before it."""
+        """Every network takes its view and gives a logit per class, AnchorNet is one and finds its patches, and no member that
+        sees whole pictures costs less than the one before it."""
+        size = 0
+        if settings.anchornet:
+            check_anchornet(networks[ANCHORNET])
+            proposer = proposer_of(settings, networks)
+            assert proposer is not None
+            size = proposer.patch_size
         macs: dict[str, int] = {}
-        for role, feed in zip(self.roles(settings), views_of(settings).networks, strict=True):
-            check_input(networks[role], feed.crop, num_classes)
-            macs[role] = member_macs(networks[role], feed)
+        for member in settings.members:
+            side = feed_of(member, settings).crop if member.view == "whole" else size
+            check_input(networks[member.role], side, num_classes)
+            if member.view == "whole":
+                macs[member.role] = look_macs(networks[member.role], side)
         for before, after in itertools.pairwise(macs):
             if macs[after] < macs[before]:
                 raise ValueError(
@@ -58,19 +70,20 @@ class ModelsSystem:
 
     def cascade(
         self, settings: ModelsSettings, networks: Networks, classes: Sequence[str], placement: Placement
-    ) -> ModelsCascade:
+    ) -> LooksCascade:
         """The members in their order."""
-        return ModelsCascade(settings, networks, classes, placement)
+        return models_cascade(settings, networks, classes, placement)
 
     def references(
         self, settings: ModelsSettings, networks: Networks, classes: Sequence[str], placement: Placement
     ) -> list[Reference]:
-        """Each member but the first alone, at its own cost; the first one alone is the first exit."""
+        """Each member that needs no patches alone, at its own cost; the first exit needs no reference, it is alone."""
         alone = replace(settings, combine="last")
+        names = [name for member in settings.members if member.view != "patch" for name in member.exits]
         return [
-            Reference(f"{role} alone", ModelsCascade(alone, networks, classes, placement, only=(k,)), (role,))
-            for k, role in enumerate(self.roles(settings))
-            if k
+            Reference(f"{name} alone", models_cascade(alone, networks, classes, placement, only=(name,)), (name,))
+            for name in names
+            if name != settings.exits[0]
         ]
 
     def import_weights(
@@ -80,21 +93,38 @@ class ModelsSystem:
         architectures: Mapping[str, str],
         classes: Sequence[str],
     ) -> dict[str, Trained]:
-        """Every member with the weights of its file. Raises ValueError unless all files have as many classes as named."""
+        """Every network with the weights of its file. Raises ValueError unless all files have as many classes as named."""
         if architectures:
             raise ValueError(
                 f"system models names its architectures in system.members, got architectures for "
                 f"{', '.join(architectures)}; take the section out"
             )
-        modules = {member.role: build_classifier(member.architecture, len(classes)) for member in settings.members}
+        named = {member.role: member.architecture for member in settings.members}
+        named |= {ANCHORNET: ARCHITECTURE} if settings.anchornet else {}
+        modules = {role: build_classifier(named[role], len(classes)) for role in settings.roles}
         states = {role: read_weights(module, files[role]) for role, module in modules.items()}
         _check_classes(modules, states, len(classes))
         for role, module in modules.items():
             load_fitting(module, states[role], files[role])
-        return {
-            member.role: Trained(module.eval(), _card(member, module, files[member.role], classes))
-            for member, module in zip(settings.members, modules.values(), strict=True)
+        cards = {
+            member.role: _card(member, modules[member.role], files[member.role], classes) for member in settings.members
         }
+        if settings.anchornet:
+            cards[ANCHORNET] = ModelCard(
+                role=ANCHORNET,
+                architecture=ARCHITECTURE,
+                classes=tuple(classes),
+                training={"imported_from": files[ANCHORNET]},
+            )
+        return {role: Trained(module.eval(), cards[role]) for role, module in modules.items()}
+
+
+def _complete(member: Member, known: Preprocessing | None) -> PreprocessingSettings:
+    """Of the glance and patches only mean and std are the member's own."""
+    if member.view == "whole":
+        return PreprocessingSettings.of(member.preprocessing.on(known))
+    full = member.preprocessing.on(known or Preprocessing())
+    return PreprocessingSettings(mean=full.mean, std=full.std)
 
 
 def _check_classes(
@@ -119,17 +149,22 @@ def _num_classes(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
 def _card(member: Member, module: nn.Module, path: str, classes: Sequence[str]) -> ModelCard:
     """What the member is; raises ValueError when nobody says how it is fed."""
     known = known_preprocessing(member.architecture, module, path)
+    said = known.preprocessing if known else None
+    if member.view != "whole":
+        said = said or Preprocessing()  # ImageNet's mean and std; nothing else of it is used
     try:
-        preprocessing = member.preprocessing.on(known.preprocessing if known else None)
+        preprocessing = member.preprocessing.on(said)
     except ValueError as error:
         raise ValueError(f"member {member.role}: {error}") from error
-    source = known.source if known else "the settings"
+    training = {"imported_from": path, "preprocessing_from": known.source if known else "the settings"}
+    if member.view != "whole":
+        training["sees"] = _SEES[member.view]
     return ModelCard(
         role=member.role,
         architecture=member.architecture,
         classes=tuple(classes),
         preprocessing=preprocessing,
-        training={"imported_from": path, "preprocessing_from": source},
+        training=training,
     )
 
 

@@ -25,6 +25,7 @@ KINDS = {
     "label": LabelConfig,
     "evaluate": EvaluateConfig,
     "import_weights": ImportConfig,
+    "import_behind_anchornet": ImportConfig,
 }
 
 

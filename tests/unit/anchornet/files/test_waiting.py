@@ -124,13 +124,13 @@ def test_a_storage_that_does_not_answer_is_named_while_it_is_waited_for(
     server_of: Callable[[int], Server], quick: None, caplog: pytest.LogCaptureFixture, call: Callable[[str], object]
 ) -> None:
     server = server_of(404)
-    told = Answer(server.may_answer)  # without a warning the server never answers, and this test never ends
-    waiting.log.addHandler(told)
+    told, root = Answer(server.may_answer), logging.getLogger()
+    root.addHandler(told)  # behind caplog's; without a warning the server never answers, and this test never ends
     try:
         with pytest.raises(ValueError, match="bucket 'slow' of s3://slow/data does not exist"):
             call("s3://slow/data")
     finally:
-        waiting.log.removeHandler(told)
+        root.removeHandler(told)
     assert (
         "still waiting for s3://slow/data after 0 s, and trying again; if the storage does not answer, look at AWS_E"
         in (caplog.text)

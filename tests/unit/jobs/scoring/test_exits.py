@@ -13,7 +13,7 @@ from anchornet.cascade.run import run_all_exits
 from anchornet.images.decode import decode
 from anchornet.images.preprocess import preprocess
 from anchornet.systems.anchornet.settings import AnchorNetSettings
-from anchornet.systems.models.cascade import ModelsCascade
+from anchornet.systems.models.cascade import models_cascade
 from anchornet.systems.registry import system_of
 from jobs.data.dataset import ROW_SCHEMA
 from jobs.scoring import exits
@@ -149,7 +149,7 @@ def test_what_calibration_chooses_from_is_computed_side_by_side(choosing: ExitWo
     for combine in ("last", "mean"):
         settings = small_classifiers.settings(combine=combine)
         alone = run_all_exits(
-            ModelsCascade(settings, small_classifiers.networks(), small_classifiers.CLASSES),
+            models_cascade(settings, small_classifiers.networks(), small_classifiers.CLASSES),
             np.stack([pixels[k] for k in (0, 1, 3, 4)]),
         )
         table = exits._exit_table(answer, combine, ("small", "large"))

@@ -11,9 +11,10 @@ from torch.nn.modules.module import register_module_forward_hook
 from anchornet.cascade.run import run_all_exits, run_cascade
 from anchornet.images import tensors
 from anchornet.models.macs import MacsCounter
-from anchornet.systems.anchornet.cascade import AnchorCascade, exit_names
+from anchornet.systems.anchornet.cascade import exit_names
 from anchornet.systems.anchornet.network import class_activation_map
 from anchornet.systems.anchornet.settings import AnchorNetSettings
+from anchornet.systems.looks import LooksCascade
 from tests.tiny_bundle import tiny_cascade, tiny_networks
 
 ORDERS = [("anchor_first", True), ("anchor_first", False), ("glance_first", False), ("glance_first", True)]
@@ -26,12 +27,12 @@ def photographs(num_images: int, seed: int = 0) -> np.ndarray:
     return coarse.repeat(16, axis=1).repeat(16, axis=2)
 
 
-def cascade(order: str, anchor_exit: bool, **options: object) -> AnchorCascade:
+def cascade(order: str, anchor_exit: bool, **options: object) -> LooksCascade:
     settings = AnchorNetSettings(order=order, anchor_exit=anchor_exit)  # type: ignore[arg-type]
     return tiny_cascade(settings, **options)
 
 
-def median_thresholds(built: AnchorCascade, pixels: np.ndarray) -> np.ndarray:
+def median_thresholds(built: LooksCascade, pixels: np.ndarray) -> np.ndarray:
     """(N, K): about half of the images leave at each exit."""
     table = run_all_exits(built, pixels)
     limits = np.tile(np.median(table.confidence_NK, axis=0), (len(pixels), 1)).astype(np.float32)
@@ -72,7 +73,9 @@ def test_every_exit_equals_the_naive_reference(order: str, anchor_exit: bool) ->
     networks = tiny_networks()
     for i, image in enumerate(pixels):
         expected = dict(naive_logits(networks, image))
-        for k, name in enumerate(exit_names(built.settings)):
+        names = [exit.name for exit in built.exits]
+        assert names == list(exit_names(AnchorNetSettings(order=order, anchor_exit=anchor_exit)))  # type: ignore[arg-type]
+        for k, name in enumerate(names):
             probability = torch.softmax(expected[name], dim=0)
             assert table.confidence_NK[i, k] == pytest.approx(float(probability.max()), abs=1e-5)
             assert table.prediction_NK[i, k] == int(expected[name].argmax())

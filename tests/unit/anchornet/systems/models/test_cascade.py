@@ -18,7 +18,8 @@ from anchornet.cascade.protocol import image_shape, stage_starts
 from anchornet.cascade.run import run_all_exits, run_cascade
 from anchornet.images.tensors import normalise
 from anchornet.models.macs import count_macs
-from anchornet.systems.models.cascade import ModelsCascade, views_of
+from anchornet.systems.looks import LooksCascade
+from anchornet.systems.models.cascade import models_cascade, views_of
 from anchornet.systems.models.settings import Member, ModelsSettings, PreprocessingSettings
 from anchornet.units import GIGA
 from tests.small_classifiers import CLASSES, FEEDS, LARGE, SMALL, networks, picture, settings
@@ -42,8 +43,8 @@ def three(**changes: Any) -> ModelsSettings:
     return settings(members=(*settings().members, last), **changes)
 
 
-def cascade_of(of: ModelsSettings, **options: Any) -> ModelsCascade:
-    return ModelsCascade(of, {**NETWORKS, "third": NETWORKS["small"]}, CLASSES, **options)
+def cascade_of(of: ModelsSettings, **options: Any) -> LooksCascade:
+    return models_cascade(of, {**NETWORKS, "third": NETWORKS["small"]}, CLASSES, **options)
 
 
 def alone(role: str) -> torch.Tensor:
@@ -54,7 +55,7 @@ def alone(role: str) -> torch.Tensor:
         return NETWORKS[role](normalise(images, feed))
 
 
-def exits_of(cascade: ModelsCascade, rows: np.ndarray) -> list[torch.Tensor]:
+def exits_of(cascade: LooksCascade, rows: np.ndarray) -> list[torch.Tensor]:
     state, found = cascade.start(rows), []
     for k in range(len(cascade.exits)):
         step, state = cascade.advance(state, k)
@@ -107,7 +108,7 @@ def test_there_is_a_stage_per_member_or_one(stages: str, starts: tuple[int, ...]
     assert stage_starts(cascade_of(three(stages=stages))) == starts
 
 
-def stage_by_stage(cascade: ModelsCascade, rows: np.ndarray, limits: np.ndarray, batch: int) -> pa.Table:
+def stage_by_stage(cascade: LooksCascade, rows: np.ndarray, limits: np.ndarray, batch: int) -> pa.Table:
     """Output rows; every stage in batches, as Ray Data cuts them."""
     count, shape = len(rows), rows.shape[1:]
     names, nothing = [f"/{k}.jpg" for k in range(count)], [None] * count
@@ -135,7 +136,7 @@ def test_stages_and_batches_change_nothing(stages: str, combine: str, limits: tu
 
 
 def test_a_member_alone_takes_the_pixels_of_all() -> None:
-    cascade = cascade_of(settings(), only=(1,))
+    cascade = cascade_of(settings(), only=("large",))
     [found] = exits_of(cascade, pixels())
     torch.testing.assert_close(found, alone("large"), rtol=1e-5, atol=1e-5)
     assert [exit.name for exit in cascade.exits] == ["large"]

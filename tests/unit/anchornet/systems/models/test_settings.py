@@ -34,7 +34,10 @@ def test_a_member_is_called_what_its_architecture_is(architecture: str, role: st
     ("make", "message"),
     [
         (lambda: models(), r"system\.members must name one classifier at least, got none; cheap ones come first"),
-        (lambda: models("resnet18", "timm:resnet18"), "2 members, and 'resnet18' names two; give each a name"),
+        (
+            lambda: models("resnet18", "timm:resnet18"),
+            r"system\.members: 'resnet18' names two networks; give each member a name of its own",
+        ),
         (lambda: Member(architecture="resnet18", name="a/b"), r"'a/b' cannot name a network; set name to letters"),
         (lambda: Member(architecture="timm:"), "'' cannot name a network"),
         (lambda: PreprocessingSettings(side=0), r"preprocessing\.side must be >= 1, got 0"),
