@@ -1,6 +1,7 @@
 """The bundle: one folder (local or s3://) with everything a label job needs, of any system.
 
-    bundle.yaml             system, classes, preprocessing, a card and a weights hash per network, versions
+    bundle.yaml             system, classes, preprocessing, a card and a weights hash per network, versions; after calibration
+                            the combination of views
     ROLE.safetensors        the weights of each network
     exit_table.parquet      frontier.json           after calibration
 
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from anchornet.budget.combination import Combination
 from anchornet.budget.confidence import Calibrator, fit_calibrator
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier
@@ -31,11 +33,11 @@ from anchornet.models.weights import load_weights, save_weights, weights_hash
 from anchornet.systems.registry import SystemSettings, system_of
 from anchornet.systems.system import Reference, Trained
 
-FORMAT = 3
+FORMAT = 4
 BUNDLE_FILE = "bundle.yaml"
 TABLE_FILE = "exit_table.parquet"
 FRONTIER_FILE = "frontier.json"
-_KEYS = {"format", "system", "preprocessing", "networks", "versions", "classes"}
+_KEYS = {"format", "system", "preprocessing", "combination", "networks", "versions", "classes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,11 @@ class Bundle:
     """From a picture to what the cascade's first stage takes."""
     hashes: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each network's tensors by role, as recorded; empty for a bundle that was never saved."""
+    combination: Combination | None = None
+    """How views become answers, as calibration chose; None is the rule of the system's cascade."""
     exit_table: ExitTable | None = None
+    """What exits say of the calibration images; where weights of views were fitted on them, by weights fitted without the
+    fold of each image."""
     frontier: Frontier | None = None
     calibrator: Calibrator | None = None
     """(score, exit index) -> probability of being right; None shows users no probability."""
@@ -67,20 +73,28 @@ class Bundle:
 
     @property
     def cascade_hash(self) -> str:
-        """sha256 (hex) over system, preprocessing and classes: what else an exit's answer depends on."""
-        return digest([asdict(self.system), asdict(self.preprocessing), list(self.classes)])
+        """sha256 (hex) over system, preprocessing, classes and combination: what else an exit's answer depends on."""
+        combination = self.combination and asdict(self.combination)
+        return digest([asdict(self.system), asdict(self.preprocessing), list(self.classes), combination])
 
     def cascade(self, placement: Placement | None = None) -> Cascade[Any]:
         """The bundle's cascade. Raises ValueError when its exits are not those that the bundle was calibrated for."""
-        system = system_of(self.system)
-        cascade = system.cascade(self.system, self.networks, self.classes, placement or Placement())
+        cascade = self.as_built(placement)
         names = tuple(exit.name for exit in cascade.exits)
         if self.frontier is not None and names != self.frontier.exits:
             raise ValueError(
                 f"the bundle was calibrated for exits {list(self.frontier.exits)}, its cascade has {list(names)}; "
                 f"calibrate the bundle again"
             )
+        if self.combination is not None:
+            _check_views(self.combination, cascade.combination)
+            cascade.combination = self.combination
         return cascade
+
+    def as_built(self, placement: Placement | None = None) -> Cascade[Any]:
+        """The cascade under its own rule, whatever calibration chose."""
+        system = system_of(self.system)
+        return system.cascade(self.system, self.networks, self.classes, placement or Placement())
 
     def references(self, placement: Placement | None = None) -> list[Reference]:
         """What the bundle's system is compared with."""
@@ -127,6 +141,7 @@ def save_bundle(folder_uri: str, parts: Mapping[str, Trained], settings: SystemS
         "format": FORMAT,
         "system": asdict(settings),
         "preprocessing": asdict(system_of(settings).preprocessing(settings)),
+        "combination": None,
         "networks": networks,
         "versions": versions(),
         "classes": classes,
@@ -157,30 +172,41 @@ def load_bundle(folder_uri: str) -> Bundle:
             classes=tuple(content["classes"]),
             preprocessing=_read_preprocessing(content["preprocessing"], settings, uri),
             hashes=hashes,
+            combination=_read_combination(content["combination"], uri),
         ),
     )
 
 
 def write_calibration(
-    folder_uri: str, table: ExitTable, frontier: Frontier, settings: SystemSettings | None = None
+    folder_uri: str,
+    table: ExitTable,
+    frontier: Frontier,
+    *,
+    combination: Combination | None = None,
+    settings: SystemSettings | None = None,
 ) -> None:
-    """Puts the exit table and the frontier fitted on it into the bundle, marked with the hashes of what they belong to.
+    """Puts what calibration found into the bundle: exit table, the frontier fitted on it, and what they belong to, by hash.
 
-    settings: those of the system from now on, where calibration chose some; None keeps the bundle's.
-    Raises ValueError if their exits or classes are not the bundle's.
+    combination: how views become answers from now on, None for the rule of the cascade. settings: those of the system from now
+    on, where calibration dropped exits; None keeps the bundle's. Raises ValueError if exits, views or classes are not the
+    cascade's.
     """
-    bundle = load_bundle(folder_uri)
+    bundle = replace(load_bundle(folder_uri), exit_table=table, frontier=frontier, combination=combination)
     if settings is not None:
-        bundle = replace(bundle, system=settings)
+        bundle = replace(bundle, system=settings, preprocessing=system_of(settings).preprocessing(settings))
     _check_table(bundle, table, frontier)
-    replace(bundle, frontier=frontier).cascade()  # refuses other exits than the cascade's
-    _remove(storage.join(folder_uri, FRONTIER_FILE))  # a table without a frontier is simply not calibrated
-    if settings is not None:
-        uri = storage.join(folder_uri, BUNDLE_FILE)
-        write_yaml(uri, {**_read_content(uri), "system": plain(asdict(settings))})
+    exits = [exit.name for exit in bundle.cascade().exits]  # refuses other exits or views than the cascade's
+    uri, frontier_uri = storage.join(folder_uri, BUNDLE_FILE), storage.join(folder_uri, FRONTIER_FILE)
+    _remove(frontier_uri)  # a table without a frontier is simply not calibrated
+    changed = {
+        "system": plain(asdict(bundle.system)),
+        "preprocessing": plain(asdict(bundle.preprocessing)),
+        "combination": combination and combination.to_plain(exits),
+    }
+    write_yaml(uri, {**_read_content(uri), **changed})
     table.to_parquet(storage.join(folder_uri, TABLE_FILE))
     marked = replace(frontier, hashes=_calibration_hashes(folder_uri, bundle))
-    storage.write_bytes(storage.join(folder_uri, FRONTIER_FILE), marked.to_json().encode())
+    storage.write_bytes(frontier_uri, marked.to_json().encode())
 
 
 def _with_calibration(folder_uri: str, bundle: Bundle) -> Bundle:
@@ -225,6 +251,19 @@ def _check_cards(cards: Mapping[str, ModelCard]) -> None:
             raise ValueError(f"{role} network was trained as {card.role!r}; give the network trained as {role!r}")
         if card.classes != cards[first].classes:
             raise ValueError(_class_difference(role, card.classes, first, cards[first].classes))
+
+
+def _check_views(found: Combination, built: Combination) -> None:
+    """Raises ValueError for weights of other views, or other exits, than the cascade's."""
+    if found.views != built.views or [len(row) for row in found.weights] != [len(row) for row in built.weights]:
+        raise ValueError(
+            f"the bundle combines the views {', '.join(found.views)}, its cascade has {', '.join(built.views)}; calibrate the "
+            f"bundle again"
+        )
+
+
+def _read_combination(recorded: Any, uri: str) -> Combination | None:
+    return None if recorded is None else Combination.from_plain(recorded, uri)
 
 
 def _class_difference(role: str, found: tuple[str, ...], first: str, wanted: tuple[str, ...]) -> str:

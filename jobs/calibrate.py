@@ -4,8 +4,9 @@
     python -m jobs.calibrate --config jobs/configs/calibrate.yaml --set labelled=false --set data.path=FOLDER
 
 With ``models`` given the bundle is put together from trained networks first; without, it must exist already (imported).
-Where the system leaves a choice to calibration (``system.combine: auto``), every candidate is computed, and the bundle keeps the
-one whose frontier is more accurate on images that it was not fitted on.
+Every network looks at every calibration image once. What they said is then combined by weights that are learned from it
+(``combine: fitted``; docs/combination.md), and exits that are not worth their price are dropped (``drop_exits``). Everything that
+is shown is measured on images that neither weights nor policies were fitted on.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from anchornet.budget.alternatives import choose_frontier
+from anchornet.budget.combination import Combination
 from anchornet.budget.confidence import calibration_errors
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier, check_enough
 from anchornet.bundle import assemble_bundle, check_roles, load_bundle, write_calibration
+from anchornet.calibration import calibrate
+from anchornet.cascade.view_table import Combined
 from anchornet.data.listing import Listing
 from anchornet.data.sources import list_images
 from anchornet.data.unlabelled import list_unlabelled
@@ -29,7 +32,8 @@ from anchornet.models.card import load_model
 from anchornet.report import scores
 from anchornet.report.pictures import frontier_picture
 from jobs.data.dataset import labelled_images
-from jobs.scoring.exits import ExitWork, check_pool, collect, exit_names
+from jobs.scoring.exits import ExitWork, check_pool
+from jobs.scoring.views import collect_views
 from jobs.settings.scoring import CalibrateConfig
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
@@ -61,20 +65,21 @@ def execute(config: CalibrateConfig) -> int:
     if config.models:
         assemble_bundle(config.bundle, _model_folders(config), config.system)
     bundle = load_bundle(config.bundle)
-    work = ExitWork(storage.absolute(config.bundle), config.pool, config.inference, alternatives=True)
-    names = exit_names(work)  # builds the cascade: what cannot be met is refused before anything is started
+    work = ExitWork(storage.absolute(config.bundle), config.pool, config.inference)
+    cascade = bundle.as_built()  # what cannot be met is refused before anything is started
     with ray_session(config.cluster, config.run.folder):
         check_pool(config.pool, config.cluster, *cluster_resources())
         save_provenance(config)
-        tables = collect(labelled_images(found, bundle.preprocessing), work, names)
-    choice = choose_frontier(tables)
-    frontier, table = choice.frontier, tables[choice.name]
-    _warn_of_unreadable(found.num_images, len(table.image_id))
-    _warn_of_missing(scores.classes_without_images(table, bundle.classes), len(bundle.classes))
-    write_calibration(config.bundle, table, frontier, bundle.system.alternatives.get(choice.name))
+        views = collect_views(labelled_images(found, bundle.preprocessing), work, cascade)
+    _warn_of_unreadable(found.num_images, len(views.image_id))
+    with progress(f"fitting on {len(views.image_id):,} images"):
+        calibration = calibrate(bundle, views, config.combine, drop_exits=config.drop_exits)
+    frontier, (combination, held) = calibration.frontier, calibration.combined
+    _warn_of_missing(scores.classes_without_images(held.table, bundle.classes), len(bundle.classes))
+    write_calibration(config.bundle, held.table, frontier, combination=combination, settings=calibration.settings)
     folder = RunFolder(config.run.folder)
     storage.write_bytes(folder.picture, frontier_picture(frontier))
-    report = {**summarise(frontier, table, bundle.classes), "choice": choice.report()}
+    report = {**summarise(frontier, calibration.combined, bundle.classes), "said": list(calibration.said)}
     write_json(folder.report, report)
     sys.stdout.write(render(report))
     return 0
@@ -104,10 +109,11 @@ def _model_folders(config: CalibrateConfig) -> dict[str, str]:
     return {role: model_in(folder) for role, folder in config.models.items()}
 
 
-def summarise(frontier: Frontier, table: ExitTable, classes: Sequence[str]) -> dict[str, Any]:
-    """What the frontier offers, and how far raw and calibrated confidence are from the truth; without labels, what it cannot
-    show."""
-    budgets = scores.spread(frontier, NUM_BUDGETS)
+def summarise(frontier: Frontier, calibrated: Combined, classes: Sequence[str]) -> dict[str, Any]:
+    """What the frontier offers, how views are combined, and how far raw and calibrated confidence are from the truth; without
+    labels, what it cannot show."""
+    combination, held = calibrated
+    budgets, table = scores.spread(frontier, NUM_BUDGETS), held.table
     return {
         "num_images": frontier.num_images,
         "labelled": frontier.labelled,
@@ -117,9 +123,18 @@ def summarise(frontier: Frontier, table: ExitTable, classes: Sequence[str]) -> d
         "spend_error_fraction": frontier.spend_error,
         "budgets": scores.promise_rows(frontier, budgets),
         "single_point": scores.single_point(frontier),
-        "exits": scores.exit_rows(table),
-        "calibration_error": calibration_errors(table) if frontier.labelled else None,
+        "exits": exit_rows(table, combination),
+        "calibration_error": calibration_errors(held) if frontier.labelled else None,
+        "combination": combination.to_plain(frontier.exits),
     }
+
+
+def exit_rows(table: ExitTable, combination: Combination) -> list[scores.Row]:
+    """One row per exit when every image leaves there, with the weights of the views that it combines."""
+    rows = scores.exit_rows(table)
+    for row, weights in zip(rows, combination.to_plain(table.exits)["weights"].values(), strict=True):
+        row["weights"] = ", ".join(f"{view} {weight:.2f}" for view, weight in weights.items() if weight)
+    return rows
 
 
 def render(report: dict[str, Any]) -> str:
@@ -134,13 +149,16 @@ def render(report: dict[str, Any]) -> str:
     if not report["labelled"]:
         del columns["accuracy"], columns["accuracy_standard_error"]
     missing = report["classes_without_images"]
+    exits = {"exit": "exit", **{key: columns[key] for key in list(columns)[:-1]}, "weights": "weights of what was said"}
     said = [
-        report.get("choice"),
+        *report["said"],
         report["single_point"],
         missing_text(missing) if missing else None,
         None if report["labelled"] else UNKNOWN,
     ]
-    parts = [head, scores.markdown(report["budgets"], columns), *filter(None, said)]
+    tables = ["By budget", scores.markdown(report["budgets"], columns)]
+    tables += ["Every image leaves at", scores.markdown(report["exits"], exits)]
+    parts = [head, *tables, *filter(None, said)]
     return "\n\n".join(parts) + "\n"
 
 

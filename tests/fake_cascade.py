@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anchornet.cascade.protocol import Cascade, Exit, Stage, Step
+from anchornet.cascade.protocol import Cascade, Exit, Stage, Step, rule_of
 from anchornet.cascade.rows import image_layout
 
 CLASSES = ("ant", "bee", "cow")
@@ -18,10 +18,9 @@ MACS = (5, 10, 20, 7)
 
 @dataclass(frozen=True)
 class FakeState:
-    """Pixels, and the sum of logits so far."""
+    """Pixels."""
 
     images: np.ndarray
-    logits: np.ndarray
 
     def __len__(self) -> int:
         return len(self.images)
@@ -32,37 +31,36 @@ class FakeCascade(Cascade[FakeState]):
 
     def __init__(self, *, dynamic: bool = False) -> None:
         self.exits = [Exit(f"exit{k}", macs) for k, macs in enumerate(MACS)]
-        state = {**image_layout(2), "logits": (np.dtype(np.float32), (3,))}
-        self.stages = [Stage("stage1", 0, 1, image_layout(2)), Stage("stage2", 1, 4, state)]
+        self.stages = [Stage("stage1", 0, 1, image_layout(2)), Stage("stage2", 1, 4, image_layout(2))]
         self.classes = CLASSES
         self.num_boxes = 1
+        self.combination = rule_of(self, "sum")
         self.dynamic = dynamic
         self.rows_run = [0] * len(MACS)
         self.calls = [0] * len(MACS)
 
     def start(self, images_NHW3: np.ndarray) -> FakeState:
-        return FakeState(images_NHW3, np.zeros((len(images_NHW3), 3), np.float32))
+        return FakeState(images_NHW3)
 
     def advance(self, state: FakeState, exit_index: int) -> tuple[Step, FakeState]:
         self.rows_run[exit_index] += len(state)
         self.calls[exit_index] += 1
         pixels = state.images.reshape(len(state), 12).astype(np.float32)
         mixed = np.sin(pixels[:, :3] * 0.37 + pixels[:, 3:6] * (exit_index + 1) * 0.11) * (exit_index + 1)
-        logits = state.logits + mixed.astype(np.float32)
         macs = np.full(len(state), MACS[exit_index], np.int64)
         if self.dynamic:
             macs = macs * (1 + state.images[:, 0, 0, 0].astype(np.int64)) // 256
         boxes = state.images.reshape(len(state), -1)[:, None, :3].astype(np.int16) if exit_index == 0 else None
-        return Step(torch.from_numpy(logits), macs, boxes), replace(state, logits=logits)
+        return Step((torch.from_numpy(mixed.astype(np.float32)),), macs, boxes), state
 
     def select(self, state: FakeState, rows: Tensor) -> FakeState:
-        return FakeState(state.images[rows.numpy()], state.logits[rows.numpy()])
+        return FakeState(state.images[rows.numpy()])
 
     def pack(self, state: FakeState, stage_index: int) -> dict[str, np.ndarray]:
-        return {"image": state.images, "logits": state.logits}
+        return {"image": state.images}
 
     def unpack(self, columns: Mapping[str, np.ndarray], stage_index: int) -> FakeState:
-        return FakeState(columns["image"], columns["logits"])
+        return FakeState(columns["image"])
 
 
 def fake_images(num_images: int, seed: int = 0) -> np.ndarray:

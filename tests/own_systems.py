@@ -6,14 +6,14 @@ Named in a configuration as ``system: {kind: own, name: "tests.own_systems:SYSTE
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step
+from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step, rule_of
 from anchornet.cascade.rows import Layout, image_layout
 from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import ModelCard
@@ -46,16 +46,15 @@ def tiny_net(num_classes: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class OwnState:
-    """Images, or what is left of them; and the sum of logits so far."""
+    """Images, or what is left of them."""
 
     images: np.ndarray | None
     cells: Tensor
     costly: np.ndarray
     """(n,) bool: costs the dense amount."""
-    logits: Tensor
 
     def __len__(self) -> int:
-        return len(self.logits)
+        return len(self.cells)
 
 
 class OwnCascade(Cascade[OwnState]):
@@ -67,6 +66,7 @@ class OwnCascade(Cascade[OwnState]):
         self.network = network
         self.dynamic, self.features = bool(options.get("dynamic")), bool(options.get("features"))
         self.exits = [Exit(f"look{k + 1}", macs) for k, macs in enumerate(MACS)]
+        self.combination = rule_of(self, "sum")
         starts = {1: (0,), 2: (0, 2), 3: (0, 1, 3)}[int(options.get("stages", 2))]
         stops = (*starts[1:], NUM_EXITS)
         self.stages = [
@@ -77,27 +77,26 @@ class OwnCascade(Cascade[OwnState]):
     def _takes(self) -> Layout:
         carried = {"cells": (np.dtype(np.float32), (CELLS,))} if self.features else dict(image_layout(SIZE))
         carried["costly"] = (np.dtype(np.bool_), ())
-        carried["logits"] = (np.dtype(np.float32), (NUM_CLASSES,))
         return carried
 
     def start(self, images_NHW3: np.ndarray) -> OwnState:
         costly = images_NHW3.reshape(len(images_NHW3), -1).sum(axis=1, dtype=np.int64) % 8 == 0
-        return OwnState(images_NHW3, cells(images_NHW3), costly, torch.zeros(len(images_NHW3), NUM_CLASSES))
+        return OwnState(images_NHW3, cells(images_NHW3), costly)
 
     @torch.inference_mode()
     def advance(self, state: OwnState, exit_index: int) -> tuple[Step, OwnState]:
-        logits = state.logits + 3 * self.network(state.cells)[:, exit_index]
+        logits = 3 * self.network(state.cells)[:, exit_index]
         macs = np.full(len(state), MACS[exit_index], np.int64)
         if self.dynamic:
             macs = np.where(state.costly, macs, macs // CHEAP)
-        return Step(logits, macs), replace(state, logits=logits)
+        return Step((logits,), macs), state
 
     def select(self, state: OwnState, rows: Tensor) -> OwnState:
         images = None if state.images is None else state.images[rows.numpy()]
-        return OwnState(images, state.cells[rows], state.costly[rows.numpy()], state.logits[rows])
+        return OwnState(images, state.cells[rows], state.costly[rows.numpy()])
 
     def pack(self, state: OwnState, stage_index: int) -> dict[str, np.ndarray]:
-        packed = {"costly": state.costly, "logits": state.logits.numpy()}
+        packed = {"costly": state.costly}
         if self.features:
             return {**packed, "cells": state.cells.numpy()}
         assert state.images is not None
@@ -106,7 +105,7 @@ class OwnCascade(Cascade[OwnState]):
     def unpack(self, columns: Mapping[str, np.ndarray], stage_index: int) -> OwnState:
         images = columns.get("image")
         seen = torch.from_numpy(columns["cells"]) if images is None else cells(images)
-        return OwnState(images, seen, columns["costly"], torch.from_numpy(columns["logits"]))
+        return OwnState(images, seen, columns["costly"])
 
 
 def cells(images_NHW3: np.ndarray) -> Tensor:
@@ -137,6 +136,9 @@ class OwnSystem:
         network = networks["net"]
         assert isinstance(network, TinyNet)
         return OwnCascade(settings.options, network.eval(), classes)
+
+    def fewer_exits(self, settings: OwnSettings) -> dict[str, OwnSettings]:
+        return {}
 
     def references(
         self, settings: OwnSettings, networks: Networks, classes: Sequence[str], placement: Placement

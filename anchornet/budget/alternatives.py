@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.exit_table import ExitTable, HeldOut
 from anchornet.budget.frontier import Frontier, fit_frontier
 
 NUM_SPENDS = 33
@@ -33,17 +33,19 @@ class Choice:
         return f"Chosen: {self.name}. Cross-fitted accuracy, averaged over the budgets: {found}."
 
 
-def choose_frontier(tables: Mapping[str, ExitTable]) -> Choice:
+def choose_frontier(tables: Mapping[str, ExitTable | HeldOut], margin: float = 0.0) -> Choice:
     """The way whose frontier has the highest mean cross-fitted accuracy over the spends that any of them can make use of.
 
-    tables: the exits of the same images in each way, at least one. Among equals, and without labels, the first one.
+    tables: the exits of the same images in each way, at least one. margin: accuracy (fraction) by which a way must lead the
+    first one to be preferred. Among equals, and without labels, it is the first one.
     """
     frontiers = {name: fit_frontier(table) for name, table in tables.items()}
     low = min(frontier.costs_macs[0] for frontier in frontiers.values())
     high = max(frontier.costs_macs[-1] for frontier in frontiers.values())
     spends = np.linspace(low, high, NUM_SPENDS)
     accuracies = {name: mean_accuracy(frontier, spends) for name, frontier in frontiers.items()}
-    name = max(frontiers, key=lambda each: accuracies[each] or 0.0)  # max keeps the first of equals
+    first = next(iter(frontiers))
+    name = max(frontiers, key=lambda each: (accuracies[each] or 0.0) - margin * (each != first))  # the first of equals
     return Choice(name, frontiers[name], accuracies)
 
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anchornet.budget.exit_table import ExitTable
-from anchornet.budget.policy import hash_fraction
+from anchornet.budget.exit_table import ExitTable, HeldOut
+from anchornet.budget.policy import fold_of
 
 Floats = NDArray[np.float64]
 NUM_BINS = 15
-NUM_FOLDS = 5
 _PRIOR_RIGHT, _PRIOR_IMAGES = 1.0, 2.0
 """Added to every level (Laplace's rule), so that few images do not make a level of exactly 0 or 1."""
 
@@ -55,16 +54,16 @@ def fit_calibrator(table: ExitTable) -> Calibrator:
     return _fit(table.confidence, table.correct)
 
 
-def calibration_errors(table: ExitTable) -> list[dict[str, float | str]]:
+def calibration_errors(held: HeldOut) -> list[dict[str, float | str]]:
     """Per exit the expected calibration error of the raw score and of the calibrated confidence, as fractions.
 
     The calibrated one is cross-fitted: every image is judged by curves that were fitted without it.
     """
-    fold_N = np.floor(hash_fraction(table.image_id) * NUM_FOLDS).astype(np.int64)
+    table, fold_N = held.table, fold_of(held.table.image_id)
     calibrated_NK = np.empty(table.confidence.shape)
-    for fold in range(NUM_FOLDS):
+    for fold, seen in enumerate(held.folds):
         held_out = fold_N == fold
-        fitted = _fit(table.confidence[~held_out], table.correct[~held_out])
+        fitted = _fit(seen.confidence[~held_out], seen.correct[~held_out])
         for k, curve in enumerate(fitted.curves):
             calibrated_NK[held_out, k] = curve(table.confidence[held_out, k])
     return [

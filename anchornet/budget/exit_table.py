@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from anchornet.budget.policy import NUM_FOLDS
 from anchornet.files import storage
 
 _METADATA_KEY = b"anchornet.exits"
@@ -141,6 +143,24 @@ class ExitTable:
         wide = {name: _matrix(table[name], len(exits)) for name in ("confidence", "prediction", "cost_macs")}
         label = table["label"].to_numpy() if "label" in table.column_names else None
         return cls(exits=exits, image_id=table["image_id"].to_numpy(), label=label, **wide)
+
+
+class HeldOut(NamedTuple):
+    """What exits say of calibration images where weights of the views were fitted on the same images.
+
+    Whatever is then fitted on ``folds[f]``, fold f left out, and judged on fold f of ``table`` is judged on images that
+    neither was fitted on. Where no weights were fitted all tables are one.
+    """
+
+    table: ExitTable
+    """Every image by weights that were fitted without its fold."""
+    folds: tuple[ExitTable, ...]
+    """For each fold f: every image by the weights that were fitted without fold f."""
+
+    @classmethod
+    def plain(cls, table: ExitTable) -> HeldOut:
+        """Of a table without fitted weights."""
+        return cls(table, (table,) * NUM_FOLDS)
 
 
 def _matrix(column: pa.ChunkedArray, num_exits: int) -> np.ndarray:

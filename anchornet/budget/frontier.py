@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from anchornet.budget import search
-from anchornet.budget.exit_table import ExitTable
-from anchornet.budget.policy import MixedPolicy, Policy, first_exit, hash_fraction, rows_to_advance
+from anchornet.budget.exit_table import ExitTable, HeldOut
+from anchornet.budget.policy import MixedPolicy, Policy, first_exit, fold_of, hash_fraction, rows_to_advance
 from anchornet.units import GIGA, gflops_text
 
 __all__ = [
@@ -41,7 +41,6 @@ _NOT_TOLD_APART = 0.1
 _LEVEL = 1e-9
 """Difference of two accuracies that is nothing but the arithmetic of a fit."""
 _NUM_TARGETS = 48
-_NUM_FOLDS = 5
 _ANSWERS_THAT_DIFFER = 0.05
 """Fraction of images on which two policies of equal spend typically disagree; gives the noise of comparing them."""
 
@@ -197,16 +196,18 @@ def check_enough(num_images: int) -> None:
         raise ValueError(f"calibration needs at least {FEWEST_IMAGES} images, got {num_images}; give 5,000 if you can")
 
 
-def fit_frontier(table: ExitTable, hashes: Mapping[str, str] | None = None) -> Frontier:
-    """The frontier of a table of held-out images.
+def fit_frontier(table: ExitTable | HeldOut, hashes: Mapping[str, str] | None = None) -> Frontier:
+    """The frontier of a table of images that no network was trained on.
 
     With labels: the price family and the geometric family (see ``frontier_fit``), each where it is better on images it was
     not fitted on; accuracies are concave in the spend and cross-fitted. Without labels: the geometric family on confidences
     alone. ``hashes`` name what the frontier belongs to. Warns when there are few images; raises ValueError for fewer than 10.
     """
+    held = table if isinstance(table, HeldOut) else HeldOut.plain(table)
+    table = held.table
     check_enough(len(table))
     labelled = table.label is not None
-    thresholds_PK, accuracy_P = _labelled_path(table) if labelled else (_unlabelled_path(table), None)
+    thresholds_PK, accuracy_P = _labelled_path(held) if labelled else (_unlabelled_path(table), None)
     points = _points(table, thresholds_PK, accuracy_P)
     frontier = Frontier(table.exits, points, len(table), labelled, dict(hashes or {}))
     if len(table) < FEW_IMAGES:
@@ -217,31 +218,40 @@ def fit_frontier(table: ExitTable, hashes: Mapping[str, str] | None = None) -> F
     return frontier
 
 
-def _labelled_path(table: ExitTable) -> tuple[np.ndarray, np.ndarray]:
+def _labelled_path(held: HeldOut) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds (P, K), cheapest to dearest, and their cross-fitted accuracy (P,)."""
+    table = held.table
     confidence, correct, cost = table.confidence, table.correct, table.cost_macs
     prices = search.price_grid(cost)
-    fold_N = np.argsort(np.argsort(hash_fraction(table.image_id), kind="stable"), kind="stable") % _NUM_FOLDS
+    fold_N = fold_of(table.image_id)
 
-    def by_price(rows: np.ndarray) -> np.ndarray:
-        return search.induction_path(confidence[rows], correct[rows], cost[rows], prices)
+    def by_price(seen: ExitTable) -> np.ndarray:
+        return search.induction_path(seen.confidence, seen.correct, seen.cost_macs, prices)
 
-    def by_ratio(rows: np.ndarray) -> np.ndarray:
-        return search.GeometricFamily(confidence[rows], cost[rows]).path()
+    def by_ratio(seen: ExitTable) -> np.ndarray:
+        return search.GeometricFamily(seen.confidence, seen.cost_macs).path()
 
-    everything = np.arange(len(table))
-    judged = [search.cross_fit(fit, fold_N, confidence, correct, cost) for fit in (by_price, by_ratio)]
-    margin = 0.25 * math.sqrt(_ANSWERS_THAT_DIFFER / len(table))
+    families = (by_price, by_ratio)
+    judged = []
+    for fit in families:
+        paths = [fit(seen.select(fold_N != fold)) for fold, seen in enumerate(held.folds)]
+        judged.append(search.cross_fit(paths, fold_N, confidence, correct, cost))
+    margin = comparison_noise(len(table)) / 4
     switch = search.switch_spend(judged[0], judged[1], margin)
     thresholds, spend, accuracy = [_cheapest(table)], [cost[:, :1].mean(axis=0)], [correct[:, :1].mean(axis=0)]
-    for fit, held_out, low, high in zip((by_price, by_ratio), judged, (-np.inf, switch), (switch, np.inf), strict=True):
-        path = fit(everything)
+    for fit, held_out, low, high in zip(families, judged, (-np.inf, switch), (switch, np.inf), strict=True):
+        path = fit(table)
         path_cost = search.mean_at_exit(cost, search.leave_at(confidence, path))
         kept = (path_cost > low) & (path_cost <= high)
         thresholds.append(path[kept])
         spend.append(path_cost[kept])
         accuracy.append(np.interp(path_cost[kept], held_out.cost_macs, held_out.accuracy))
     return _useful(len(table), np.concatenate(thresholds), np.concatenate(spend), np.concatenate(accuracy))
+
+
+def comparison_noise(num_images: int) -> float:
+    """Standard error (fraction) of comparing the accuracies of two policies of equal spend on the same images."""
+    return math.sqrt(_ANSWERS_THAT_DIFFER / num_images)
 
 
 def _useful(
@@ -253,7 +263,7 @@ def _useful(
     """
     _, order = np.unique(cost_P, return_index=True)
     accuracy_P = search.concave_fit(cost_P[order], accuracy_P[order])
-    alike = _NOT_TOLD_APART * math.sqrt(_ANSWERS_THAT_DIFFER / num_images)
+    alike = _NOT_TOLD_APART * comparison_noise(num_images)
     as_good = np.flatnonzero(accuracy_P >= accuracy_P.max() - alike)
     stop = 1 if as_good[0] == 0 else int(as_good[-1]) + 1
     while stop > 1 and abs(accuracy_P[stop - 2] - accuracy_P[stop - 1]) < _LEVEL:

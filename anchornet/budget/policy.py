@@ -14,6 +14,8 @@ import numpy as np
 
 from anchornet.units import GIGA
 
+NUM_FOLDS = 5
+
 
 def hash_fraction(image_id_N: np.ndarray) -> np.ndarray:
     """(N,) float64 in [0, 1): a fixed number per image_id, the same on every machine and every retry.
@@ -24,6 +26,15 @@ def hash_fraction(image_id_N: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53)
+
+
+def fold_of(image_id_N: np.ndarray) -> np.ndarray:
+    """(N,) int64 in 0..NUM_FOLDS - 1: the fold of each image, by the rank of its hash; folds differ by one image at most.
+
+    Whatever is fitted in calibration is judged fold by fold, on images that it was not fitted on, and with the same folds.
+    """
+    rank_N = np.argsort(np.argsort(hash_fraction(image_id_N), kind="stable"), kind="stable")
+    return np.asarray(rank_N % NUM_FOLDS)
 
 
 @dataclass(frozen=True)

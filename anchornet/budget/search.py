@@ -13,7 +13,7 @@ Two families are searched.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -180,7 +180,7 @@ class GeometricFamily:
 
 
 def cross_fit(
-    fit_path: Callable[[np.ndarray], np.ndarray],
+    paths: Sequence[np.ndarray],
     fold_N: np.ndarray,
     confidence_NK: np.ndarray,
     correct_NK: np.ndarray,
@@ -188,15 +188,14 @@ def cross_fit(
 ) -> CrossFitted:
     """Cost and accuracy of a path where every image is judged by policies fitted without its fold.
 
-    fit_path(rows) gives the (P, K) path of these rows; the p-th policies of all folds belong together.
+    paths: for each fold f of 0, 1, .. the (P, K) path that was fitted without it; the p-th policies of all belong together.
     """
-    total_cost, total_correct = np.zeros(0), np.zeros(0)
-    for fold in np.unique(fold_N):
+    total_cost, total_correct = np.zeros(len(paths[0])), np.zeros(len(paths[0]))
+    for fold, path in enumerate(paths):
         held = fold_N == fold
-        exit_PN = leave_at(confidence_NK[held], fit_path(np.flatnonzero(~held)))
-        cost, correct = mean_at_exit(cost_NK[held], exit_PN), mean_at_exit(correct_NK[held], exit_PN)
-        total_cost = cost * held.sum() + (total_cost if len(total_cost) else 0.0)
-        total_correct = correct * held.sum() + (total_correct if len(total_correct) else 0.0)
+        exit_PN = leave_at(confidence_NK[held], path)
+        total_cost += mean_at_exit(cost_NK[held], exit_PN) * held.sum()
+        total_correct += mean_at_exit(correct_NK[held], exit_PN) * held.sum()
     order = np.argsort(total_cost, kind="stable")
     return CrossFitted(total_cost[order] / len(fold_N), total_correct[order] / len(fold_N))
 

@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from anchornet.cascade import rows as records
 from anchornet.cascade.protocol import Cascade
 from anchornet.cascade.run import Part, StageResult, run_stage
 from anchornet.cascade.standing import NO_EXIT
+
+VIEWS = "views"
+"""Column of the logits that later exits still combine, (v, C) float32 a row."""
 
 
 class StageBatch(NamedTuple):
@@ -41,10 +45,11 @@ def label_stage(
     thresholds_NK (N, K): one row per row of ``table``. Rows that leave lose their state; those that go on carry the new one.
     """
     stage, rows = cascade.stages[stage_index], records.wanting_rows(table)
-    columns = records.read_carried(table, stage.takes)
+    columns = records.read_carried(table, stage_layout(cascade, stage_index))
+    views = _unpack_views(cascade, columns.pop(VIEWS, None), stage.first)
     state = cascade.unpack(columns, stage_index) if stage_index else cascade.start(columns[records.IMAGE])
     standing = records.read_standing(table, cascade.num_boxes)
-    result = run_stage(cascade, stage, [Part(rows, state)], standing, thresholds_NK, allowance_macs)
+    result = run_stage(cascade, stage, [Part(rows, state, views)], standing, thresholds_NK, allowance_macs)
     table = records.with_standing(table, result.standing)
     left = result.standing.exit[np.setdiff1d(rows, result.continuing, assume_unique=True)]
     counts = np.bincount(left[left != NO_EXIT], minlength=len(cascade.exits))
@@ -56,12 +61,32 @@ def label_stage(
     )
 
 
+def stage_layout(cascade: Cascade[Any], stage_index: int) -> records.Layout:
+    """Everything that a row which wants this stage carries: what the cascade says, and the views that are still needed."""
+    stage = cascade.stages[stage_index]
+    kept = cascade.combination.kept(stage.first)
+    assert VIEWS not in stage.takes, f"stage {stage.name} has a column {VIEWS}, which is the loop's; call it otherwise"
+    return {**stage.takes, VIEWS: (np.dtype(np.float32), (len(kept), len(cascade.classes)))} if kept else stage.takes
+
+
+def _pack_views(part: Part) -> dict[str, np.ndarray]:
+    """(n, v, C) float32: the views of a part, which are those that the next stage needs; nothing where it needs none."""
+    views = [part.views[view] for view in sorted(part.views)]
+    return {VIEWS: torch.stack(views, dim=1).cpu().numpy()} if views else {}
+
+
+def _unpack_views(cascade: Cascade[Any], column: np.ndarray | None, first: int) -> dict[int, torch.Tensor]:
+    if column is None:
+        return {}
+    return dict(zip(cascade.combination.kept(first), torch.from_numpy(column).unbind(1), strict=True))
+
+
 def _carry(cascade: Cascade[Any], next_stage: int, table: pa.Table, result: StageResult) -> pa.Table:
     """``table`` with what the survivors carry to the next stage; after the last one nobody carries anything."""
     if next_stage == len(cascade.stages):
         return records.without_carried(table)
-    layout = cascade.stages[next_stage].takes
-    packed = [cascade.pack(part.state, next_stage) for part in result.parts]
+    layout = stage_layout(cascade, next_stage)
+    packed = [{**cascade.pack(part.state, next_stage), **_pack_views(part)} for part in result.parts]
     if len(packed) > 1:  # parts interleave: back into the order of the table
         order = np.argsort(np.concatenate([part.rows for part in result.parts]))
         packed = [{name: np.concatenate([columns[name] for columns in packed])[order] for name in layout}]

@@ -1,6 +1,7 @@
 """What an adaptive classifier has to say of itself: ordered exits, the stages that compute them, and how a state travels.
 
-Shapes: N images, n survivors among them, K exits, C classes, P boxes.
+Shapes: N images, n survivors among them, K exits, C classes, P boxes. A **view** is the logits of one network on one part or form
+of an image; the loop, not the cascade, makes an answer of all views so far (``anchornet/budget/combination.py``).
 
 The loop that runs it is in ``run.py``; a system's own cascade lies in ``anchornet/systems/``.
 """
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anchornet.budget.combination import Combination, Rule, View
 from anchornet.cascade.rows import IMAGE, Layout
 
 
@@ -25,6 +27,13 @@ class Exit:
     name: str
     macs: int
     """Multiply-adds that one more image costs at this exit; for costs that differ per image, the most it can cost."""
+    views: tuple[View, ...] = ()
+    """The logits that it adds; unless said one, called like the exit."""
+
+    def __post_init__(self) -> None:
+        """Name what nobody named."""
+        if not self.views:
+            object.__setattr__(self, "views", (View(self.name),))
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,8 @@ S = TypeVar("S", bound=State)
 class Step(NamedTuple):
     """What one exit gave for a dense batch of n survivors."""
 
-    logits_nC: Tensor
-    """(n, C) float32: the final logits of the exit; nobody outside the cascade sums or averages them."""
+    views: tuple[Tensor, ...]
+    """(n, C) float32 each: the logits that this exit adds, one for each of ``Exit.views``."""
     macs_n: np.ndarray
     """(n,) int64: multiply-adds that were computed for each row, from the shapes that were run; at most ``Exit.macs``."""
     boxes_nP3: np.ndarray | None = None
@@ -83,6 +92,8 @@ class Cascade(Protocol[S]):
     classes: Sequence[str]
     num_boxes: int
     """P: patches that the cascade chooses per image; 0 when it chooses none."""
+    combination: Combination
+    """How views become answers: the rule that the cascade was made for, unless a bundle put another in its place."""
 
     def start(self, images_NHW3: np.ndarray) -> S:
         """State of N fresh images, uint8 of the shape that the first stage takes: (N, H, W, 3) unless views are several."""
@@ -109,6 +120,11 @@ def image_shape(cascade: Cascade[Any]) -> tuple[int, ...]:
     """Shape of one image's pixels as ``start`` takes them."""
     _, shape = cascade.stages[0].takes[IMAGE]
     return shape
+
+
+def rule_of(cascade: Cascade[Any], rule: Rule) -> Combination:
+    """The combination of a rule over the views of a cascade."""
+    return Combination.of(rule, [exit.views for exit in cascade.exits])
 
 
 def stage_starts(cascade: Cascade[Any]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The one loop that runs survivors densely: after each exit the certain ones leave, the rest goes on as a dense batch.
 
-Shapes: N images of a batch, n survivors among them, K exits, C classes.
+Shapes: N images of a batch, n survivors among them, K exits, V views, C classes.
 
 A **part** is some survivors and their state. There is one part unless money is short and costs differ from image to image:
 then as many rows are run as the dearest case allows, and what they left over pays for the next ones.
@@ -8,14 +8,15 @@ then as many rows are run as the dearest case allows, and what they left over pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from anchornet.cascade.protocol import Cascade, S, Stage, State, Step
+from anchornet.budget.combination import Combination
+from anchornet.cascade.protocol import Cascade, S, Stage, Step
 from anchornet.cascade.standing import Standing, merge
 
 
@@ -26,6 +27,8 @@ class Part(NamedTuple):
     """(n,) int64: their positions among the N images, ascending."""
     state: Any
     """Their state, n rows."""
+    views: Mapping[int, Tensor] = {}
+    """(n, C) float32 each: what was said of them and is still needed, by the position of the view."""
 
 
 class StageResult(NamedTuple):
@@ -64,6 +67,8 @@ def run_stage(
 ) -> StageResult:
     """Run the exits of ``stage`` on the rows of ``parts``, dropping whoever leaves after each exit.
 
+    What an exit says is the cascade's combination of all views so far.
+
     standing: of all N images of the batch. thresholds_NK (N, K) float32: an image leaves at exit k when its score >= its
     threshold; the last exit of the cascade takes everything. allowance_macs: multiply-adds this call may compute, None for
     no limit. When the allowance does not cover everyone who wants to go on, the least certain go on and the others leave
@@ -74,12 +79,13 @@ def run_stage(
         left = None if allowance_macs is None else allowance_macs - spent_macs
         steps = _advance(cascade, k, parts, standing, left)
         parts = []
-        for rows, step, state in steps:
-            standing = _record(standing, rows, k, step)
+        for part, step in steps:
+            standing = _record(standing, part.rows, k, cascade.combination.logits(part.views, k), step)
             spent_macs += int(step.macs_n.sum())
-            stays = (standing.score[rows] < thresholds_NK[rows, k]) & (k != len(cascade.exits) - 1)
+            stays = (standing.score[part.rows] < thresholds_NK[part.rows, k]) & (k != len(cascade.exits) - 1)
             if stays.any():
-                parts.append(_keep(cascade, Part(rows, state), stays))
+                needed = {view: part.views[view] for view in cascade.combination.kept(k + 1)}
+                parts.append(_keep(cascade, part._replace(views=needed), stays))
     return StageResult(standing, parts, spent_macs)
 
 
@@ -104,23 +110,36 @@ class AllExits(NamedTuple):
     prediction_NK: np.ndarray
     cost_NK: np.ndarray
     """(N, K) int64: cumulative multiply-adds."""
+    views_NVC: Tensor
+    """(N, V, C) float32: all views of these exits."""
 
 
 def run_all_exits(cascade: Cascade[S], images_NHW3: np.ndarray, num_exits: int | None = None) -> AllExits:
     """Run the first ``num_exits`` exits (None: all) on N images without letting any leave."""
     state = cascade.start(images_NHW3)
-    columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    views: list[Tensor] = []
+    macs = []
     for k in range(num_exits or len(cascade.exits)):
         step, state = cascade.advance(state, k)
-        columns.append((*confidence(step.logits_nC), step.macs_n))
-    scores, labels, macs = (np.stack(column, axis=1) for column in zip(*columns, strict=True))
-    return AllExits(scores, labels, np.cumsum(macs, axis=1))
+        views += step.views
+        macs.append(step.macs_n)
+    views_NVC = torch.stack(views, dim=1)
+    scores, labels = answers(cascade.combination, views_NVC, len(macs))
+    return AllExits(scores, labels, np.cumsum(np.stack(macs, axis=1), axis=1), views_NVC)
+
+
+def answers(combination: Combination, views_NVC: Tensor, num_exits: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the first ``num_exits`` exits say: scores (N, K) float32 and label_ids (N, K) int32. views_NVC: all that they need."""
+    views = dict(enumerate(views_NVC.unbind(1)))
+    said = [confidence(combination.logits(views, k)) for k in range(num_exits)]
+    scores, labels = (np.stack(column, axis=1) for column in zip(*said, strict=True))
+    return scores, labels
 
 
 def _advance(
     cascade: Cascade[Any], exit_index: int, parts: Sequence[Part], standing: Standing, left_macs: int | None
-) -> list[tuple[np.ndarray, Step, State]]:
-    """Exit ``exit_index`` for as many rows as ``left_macs`` covers, least certain first: rows, step, state after it."""
+) -> list[tuple[Part, Step]]:
+    """Exit ``exit_index`` for as many rows as ``left_macs`` covers, least certain first: the parts after it, and the step."""
     dearest = cascade.exits[exit_index].macs
     steps = []
     while parts:
@@ -134,9 +153,17 @@ def _advance(
         for part in now:
             step, state = cascade.advance(part.state, exit_index)
             assert int(step.macs_n.max(initial=0)) <= dearest, f"exit {exit_index} cost more than its most, {dearest}"
-            steps.append((part.rows, step, state))
+            steps.append((Part(part.rows, state, _with_views(cascade, part.views, exit_index, step)), step))
             left_macs = None if left_macs is None else left_macs - int(step.macs_n.sum())
     return steps
+
+
+def _with_views(cascade: Cascade[Any], before: Mapping[int, Tensor], exit_index: int, step: Step) -> dict[int, Tensor]:
+    """The views so far and those of this step, on one device."""
+    added = cascade.combination.added(exit_index)
+    assert len(added) == len(step.views), f"exit {exit_index} adds {len(added)} views, the step has {len(step.views)}"
+    device = step.views[0].device
+    return {**{view: logits.to(device) for view, logits in before.items()}, **dict(zip(added, step.views, strict=True))}
 
 
 def _least_certain(
@@ -155,11 +182,13 @@ def _keep(cascade: Cascade[Any], part: Part, mask: np.ndarray) -> Part:
     """The rows where ``mask`` holds; untouched (no copy) when it holds everywhere."""
     if mask.all():
         return part
-    return Part(part.rows[mask], cascade.select(part.state, torch.from_numpy(np.flatnonzero(mask))))
+    rows = torch.from_numpy(np.flatnonzero(mask))
+    views = {view: logits[rows.to(logits.device)] for view, logits in part.views.items()}
+    return Part(part.rows[mask], cascade.select(part.state, rows), views)
 
 
-def _record(standing: Standing, rows: np.ndarray, exit_index: int, step: Step) -> Standing:
-    score, label_id = confidence(step.logits_nC)
+def _record(standing: Standing, rows: np.ndarray, exit_index: int, logits_nC: Tensor, step: Step) -> Standing:
+    score, label_id = confidence(logits_nC)
     part = Standing(
         label_id=label_id,
         score=score,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step
+from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step, rule_of
 from anchornet.cascade.rows import IMAGE, image_layout
 from anchornet.images.tensors import normalise
 from anchornet.models.macs import count_macs
@@ -35,6 +35,7 @@ class SingleNetwork(Cascade[ImageState]):
         self.num_boxes = 0
         self.exits = [Exit(name, count_macs(module, (1, 3, image_size, image_size)))]
         self.stages = [Stage(name, 0, 1, image_layout(image_size))]
+        self.combination = rule_of(self, "last")
         self._placement = placement
         ready = module.to(device=placement.device, dtype=placement.precision).eval().requires_grad_(False)
         self._module = ready.to(memory_format=torch.channels_last)
@@ -48,7 +49,7 @@ class SingleNetwork(Cascade[ImageState]):
         """The network on every row of ``state``."""
         pixels = normalise(state.images).to(self._placement.precision)
         logits = self._module(pixels.contiguous(memory_format=torch.channels_last)).float()
-        return Step(logits, np.full(len(state), self.exits[0].macs, np.int64)), state
+        return Step((logits,), np.full(len(state), self.exits[0].macs, np.int64)), state
 
     def select(self, state: ImageState, rows: Tensor) -> ImageState:
         """The state of ``rows``, dense."""

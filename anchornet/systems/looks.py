@@ -1,4 +1,4 @@
-"""A cascade of looks: at each exit networks look at views of a picture, and what they say is added up.
+"""A cascade of looks: at each exit networks look at views of a picture, and each look adds the logits of its view.
 
 A **look** is one network on one view:
 
@@ -8,8 +8,8 @@ A **look** is one network on one view:
     glance   AnchorNet's image shrunk to the size of a patch
     patch    a patch of AnchorNet's image, at its full resolution
 
-Logits of an exit are those of its newest look (``last``), or the sum (``sum``) or mean (``mean``) over all looks so far,
-where AnchorNet's own do not count: they label its own exit only (the authors' evaluation sums the classifiers' raw logits).
+In a sum or mean AnchorNet's own logits do not count: they label its own exit only (the authors' evaluation sums the
+classifiers' raw logits).
 
 The views of a picture arrive side by side in one row of uint8; what travels on are those that later looks still need. Mean
 and std are each look's own, applied where its network runs.
@@ -19,16 +19,17 @@ Shapes: N images, n survivors, C classes, P patches, H = W = side of a view.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step
+from anchornet.budget.combination import Rule, View
+from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step, rule_of
 from anchornet.cascade.rows import IMAGE, Layout, pixel_layout
 from anchornet.images import tensors
 from anchornet.images.preprocess import CHANNELS, Geometry, Preprocessing, join_views, length, split_views
@@ -36,9 +37,8 @@ from anchornet.models.macs import count_macs
 from anchornet.systems.anchornet.patches import crop_patches
 from anchornet.systems.anchornet.proposer import Proposer
 
-LOGITS, BOXES = "logits", "boxes"
-View: TypeAlias = Literal["whole", "anchor", "glance", "patch"]
-Combine: TypeAlias = Literal["last", "sum", "mean"]
+BOXES = "boxes"
+Kind: TypeAlias = Literal["whole", "anchor", "glance", "patch"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Look:
     """One network on one view."""
 
     role: str
-    view: View
+    view: Kind
     feed: Preprocessing
     """Mean and std of the network, and the pixels it is given: its own, or AnchorNet's image to cut or shrink."""
     patch: int = 0
@@ -62,26 +62,38 @@ class LooksExit(NamedTuple):
     looks: tuple[Look, ...]
 
 
+def without_skipped(exits: Sequence[LooksExit], skip: Collection[str]) -> list[LooksExit]:
+    """The exits without those named, their looks not computed; AnchorNet's look moves to the next exit that is left."""
+    kept: list[LooksExit] = []
+    waiting: tuple[Look, ...] = ()
+    for each in exits:
+        if each.name in skip:
+            waiting += tuple(look for look in each.looks if look.view == "anchor")
+        else:
+            kept.append(each._replace(looks=(*waiting, *each.looks)))
+            waiting = ()
+    return kept
+
+
 @dataclass(frozen=True)
 class LooksState:
     """What n survivors carry."""
 
     views: Mapping[Geometry, Tensor]
     """(n, 3, H, W) uint8 each: the views that looks still to come need."""
-    logits: Tensor
-    """(n, C) float32: sum over the looks so far; (n, 0) where only the newest counts."""
     boxes: Tensor
     """(n, P, 2) int64: top and left of each patch; -1 before AnchorNet has looked."""
 
     def __len__(self) -> int:
         """Number of rows n."""
-        return len(self.logits)
+        return len(self.boxes)
 
 
 class LooksCascade(Cascade[LooksState]):
     """A :class:`~anchornet.cascade.protocol.Cascade` over networks by role.
 
-    given: the views in the rows that the first stage takes, whether or not a look needs them. proposer: AnchorNet, where
+    rule: how the views become answers unless calibration says otherwise. given: the views in the rows that the first stage
+    takes, whether or not a look needs them. proposer: AnchorNet, where
     some look needs it. random_patches_seed replaces its choice by random patches: the reference of the paper's Table 3.
     Costs are measured here, once, on the networks and shapes that will be run.
     """
@@ -93,19 +105,22 @@ class LooksCascade(Cascade[LooksState]):
         classes: Sequence[str],
         placement: Placement | None = None,
         *,
-        combine: Combine,
+        rule: Rule,
         given: Sequence[Geometry],
         proposer: Proposer | None = None,
         random_patches_seed: int | None = None,
     ) -> None:
         placement = placement or Placement()
         self.classes = classes
-        self._exits, self._combine, self._given, self._proposer = tuple(exits), combine, tuple(given), proposer
+        self._exits, self._given, self._proposer = tuple(exits), tuple(given), proposer
         self._random_patches_seed = random_patches_seed
         self.num_boxes = proposer.num_patches if proposer else 0
         self._device, self._precision = torch.device(placement.device), placement.precision
-        self._counts = list(accumulate(sum(look.view != "anchor" for look in each.looks) for each in self._exits))
-        self.exits = [Exit(each.name, sum(self._macs(networks, look) for look in each.looks)) for each in self._exits]
+        self.exits = [
+            Exit(each.name, sum(self._macs(networks, look) for look in each.looks), _views(each))
+            for each in self._exits
+        ]
+        self.combination = rule_of(self, rule)
         self._networks = {look.role: self._ready(networks[look.role]) for each in self._exits for look in each.looks}
         self.stages = self._stages()
 
@@ -134,8 +149,6 @@ class LooksCascade(Cascade[LooksState]):
         layout = pixel_layout(self._shape(first))
         if not first:
             return layout
-        if self._combine != "last":
-            layout = {**layout, LOGITS: (np.dtype(np.float32), (len(self.classes),))}
         return {**layout, BOXES: (np.dtype(np.int16), (self.num_boxes, 2))} if self.num_boxes else layout
 
     def _needed(self, first: int) -> tuple[Geometry, ...]:
@@ -152,47 +165,34 @@ class LooksCascade(Cascade[LooksState]):
         assert images_NHW3.dtype == np.uint8 and images_NHW3.shape[1:] == self._shape(0), images_NHW3.shape
         num_images = len(images_NHW3)
         boxes = torch.full((num_images, self.num_boxes, 2), -1, device=self._device)
-        return LooksState(self._tensors(images_NHW3, 0), self._no_logits(num_images), boxes)
-
-    def _no_logits(self, num_images: int) -> Tensor:
-        width = 0 if self._combine == "last" else len(self.classes)
-        return torch.zeros(num_images, width, device=self._device)
+        return LooksState(self._tensors(images_NHW3, 0), boxes)
 
     @torch.inference_mode()
     def advance(self, state: LooksState, exit_index: int) -> tuple[Step, LooksState]:
         """The looks of this exit, for every row of ``state``."""
-        plan, boxes = self._exits[exit_index], None
-        for look in plan.looks:
+        said, boxes = [], None
+        for look in self._exits[exit_index].looks:
             if look.view == "anchor":
                 logits, state = self._anchor(state, look)
                 boxes = self._boxes(state)
             else:
-                newest = self._see(state, look)
-                state = state if self._combine == "last" else replace(state, logits=state.logits + newest)
-                logits = self._combined(newest, state, exit_index)
-        later = self._needed(exit_index + 1)
-        after = replace(state, views={view: state.views[view] for view in later})
-        return Step(logits, np.full(len(state), self.exits[exit_index].macs, np.int64), boxes), after
-
-    def _combined(self, newest: Tensor, state: LooksState, exit_index: int) -> Tensor:
-        if self._combine == "last":
-            return newest
-        return state.logits if self._combine == "sum" else state.logits / self._counts[exit_index]
+                logits = self._see(state, look)
+            said.append(logits)
+        after = replace(state, views={view: state.views[view] for view in self._needed(exit_index + 1)})
+        return Step(tuple(said), np.full(len(state), self.exits[exit_index].macs, np.int64), boxes), after
 
     def select(self, state: LooksState, rows: Tensor) -> LooksState:
         """The state of ``rows``, dense."""
         rows = rows.to(self._device)
         views = {view: pixels[rows] for view, pixels in state.views.items()}
-        return LooksState(views, state.logits[rows], state.boxes[rows])
+        return LooksState(views, state.boxes[rows])
 
     def pack(self, state: LooksState, stage_index: int) -> dict[str, np.ndarray]:
-        """Columns ``image`` (n, H, W, 3) or (n, D) uint8, unless ``last`` ``logits`` (n, C) float32, and where patches are
-        chosen ``boxes`` (n, P, 2) int16."""
+        """Columns ``image`` (n, H, W, 3) or (n, D) uint8, and where patches are chosen ``boxes`` (n, P, 2) int16."""
         first = self.stages[stage_index].first
         views = [state.views[view].permute(0, 2, 3, 1).cpu().numpy() for view in self._needed(first)]
-        columns = {
+        columns: dict[str, np.ndarray] = {
             IMAGE: join_views(views).reshape(len(state), *self._shape(first)),
-            LOGITS: state.logits.cpu().numpy(),
             BOXES: state.boxes.cpu().numpy().astype(np.int16),
         }
         return {name: columns[name] for name in self.stages[stage_index].takes}
@@ -200,11 +200,9 @@ class LooksCascade(Cascade[LooksState]):
     def unpack(self, columns: Mapping[str, np.ndarray], stage_index: int) -> LooksState:
         """The state that ``pack`` gave, on this process's device."""
         num_rows = len(columns[IMAGE])
-        logits = torch.from_numpy(columns[LOGITS]) if LOGITS in columns else self._no_logits(num_rows)
         boxes = columns.get(BOXES, np.zeros((num_rows, 0, 2), np.int16))
         return LooksState(
             self._tensors(columns[IMAGE], self.stages[stage_index].first),
-            logits.to(self._device),
             torch.from_numpy(boxes.astype(np.int64)).to(self._device),
         )
 
@@ -242,6 +240,11 @@ class LooksCascade(Cascade[LooksState]):
         """(n, P, 3) int16: top, left, size in pixels of the image that AnchorNet saw."""
         corners = state.boxes.cpu().numpy().astype(np.int16)
         return np.concatenate([corners, np.full_like(corners[..., :1], self._patch_size)], axis=-1)
+
+
+def _views(each: LooksExit) -> tuple[View, ...]:
+    """AnchorNet's view is called like the network, the others like their exit."""
+    return tuple(View(look.role, False) if look.view == "anchor" else View(each.name) for look in each.looks)
 
 
 def look_macs(module: nn.Module, side: int) -> int:

@@ -19,7 +19,6 @@ class OwnSettings:
     """Plain values that the system understands."""
 
     weight_files: ClassVar[Mapping[str, str]] = {}
-    alternatives: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         """Refuse what cannot be imported."""

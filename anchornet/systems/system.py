@@ -58,6 +58,11 @@ class System(Protocol):
         """The cascade, its networks moved to ``placement``; raises ValueError as ``check`` does."""
         ...
 
+    def fewer_exits(self, settings: Any) -> Mapping[str, Any]:
+        """For each exit that the cascade can do without: the settings without it, under which the views that are left say the
+        same and every exit has a fixed cost. The first exit is none of them. Calibration drops those not worth their price."""
+        ...
+
     def references(
         self, settings: Any, networks: Networks, classes: Sequence[str], placement: Placement
     ) -> list[Reference]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray.data
 
+from anchornet.budget.combination import Combination
 from anchornet.budget.exit_table import ExitTable
 from anchornet.bundle import load_bundle
-from anchornet.cascade.protocol import Cascade, Placement, image_shape
-from anchornet.cascade.run import run_all_exits
+from anchornet.cascade.protocol import Cascade, Placement, image_shape, rule_of
+from anchornet.cascade.run import answers, run_all_exits
 from anchornet.cascade.single import single_network
 from anchornet.models.card import load_model
 from jobs.data.dataset import READ_CPUS
@@ -22,6 +23,8 @@ from jobs.shell.pools import claim, pool_options
 from jobs.shell.progress import progress
 
 CASCADE, FULL = "cascade", "full network"
+BY_RULE = "combined by the rule {rule}"
+"""What the cascade is called under the rule that its fitted weights are compared with."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,6 @@ class ExitWork:
     bundle: str
     pool: PoolSettings
     inference: InferenceSettings
-    alternatives: bool = False
-    """Instead of the bundle's cascade each of those that calibration chooses from, if there are any, as parts of their names."""
     references: bool = False
     """Also what the bundle's system is compared with."""
     full: str | None = None
@@ -40,43 +41,46 @@ class ExitWork:
 
 
 class Scored(NamedTuple):
-    """A cascade whose exits are computed, and how many of them."""
+    """A cascade whose exits are computed, how many of them, and how their views are combined, each into a table of that name."""
 
     cascade: Cascade[Any]
     num_exits: int
+    combinations: Mapping[str, Combination]
 
 
 class ExitActor:
     """Runs all exits of every image of a batch, and the references that were asked for."""
 
     def __init__(self, work: ExitWork) -> None:
-        self._parts = dict(_parts(work, claim(work.pool, work.inference)))
+        self._parts = list(_parts(work, claim(work.pool, work.inference)))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Columns image_id, label, and score, prediction and cost (lists of K) for every part."""
-        readable = table.filter(table["image"].is_valid())
-        columns: dict[str, Any] = {"image_id": readable["image_id"], "label": readable["label"]}
-        pixels = _pixels(readable["image"], image_shape(next(iter(self._parts.values())).cascade))
-        for name, part in self._parts.items():
+        """Columns image_id, label, and score, prediction and cost (lists of K) for every table."""
+        columns, pixels = readable(table, self._parts[0].cascade)
+        for part in self._parts:
             exits = run_all_exits(part.cascade, pixels, part.num_exits)
-            columns |= _lists(name, exits.confidence_NK, exits.prediction_NK, exits.cost_NK)
+            for name, combination in part.combinations.items():
+                said = answers(combination, exits.views_NVC, part.num_exits)
+                columns |= _lists(name, *said, exits.cost_NK)
         return pa.table(columns)
 
 
-def _parts(work: ExitWork, placement: Placement) -> Iterator[tuple[str, Scored]]:
-    """The cascade, and what it is compared with, by name."""
+def _parts(work: ExitWork, placement: Placement) -> Iterator[Scored]:
+    """The cascade, and what it is compared with."""
     bundle = load_bundle(work.bundle)
-    alternatives = bundle.system.alternatives if work.alternatives else {}
-    for name, settings in (alternatives or {CASCADE: bundle.system}).items():
-        cascade = replace(bundle, system=settings).cascade(placement)
-        yield name, Scored(cascade, len(cascade.exits))
-    for reference in bundle.references(placement) if work.references else ():
-        names = [exit.name for exit in reference.cascade.exits]
-        yield reference.name, Scored(reference.cascade, names.index(reference.exits[-1]) + 1)
+    cascade = bundle.cascade(placement)
+    combinations = {CASCADE: cascade.combination}
+    if work.references and cascade.combination.fitted:
+        rule = cascade.combination.rule
+        combinations[BY_RULE.format(rule=rule)] = rule_of(cascade, rule)
+    yield Scored(cascade, len(cascade.exits), combinations)
+    for name, reference, exits in bundle.references(placement) if work.references else ():
+        names = [exit.name for exit in reference.exits]
+        yield Scored(reference, names.index(exits[-1]) + 1, {name: reference.combination})
     if work.full:
         module, card = load_model(work.full)
-        side = whole_side(bundle.preprocessing.shape)
-        yield FULL, Scored(single_network(module, card.classes, side, placement, name=FULL), 1)
+        full = single_network(module, card.classes, whole_side(bundle.preprocessing.shape), placement, name=FULL)
+        yield Scored(full, 1, {FULL: full.combination})
 
 
 def whole_side(shape: tuple[int, ...]) -> int:
@@ -93,10 +97,11 @@ def whole_side(shape: tuple[int, ...]) -> int:
 
 
 def exit_names(work: ExitWork) -> dict[str, tuple[str, ...]]:
-    """Names of the exits of every part, as :func:`collect` gives them."""
+    """Names of the exits of every table, as :func:`collect` gives them."""
     return {
         name: tuple(exit.name for exit in part.cascade.exits[: part.num_exits])
-        for name, part in _parts(work, Placement())
+        for part in _parts(work, Placement())
+        for name in part.combinations
     }
 
 
@@ -118,27 +123,29 @@ def collect(dataset: ray.data.Dataset, work: ExitWork, exits: dict[str, tuple[st
     dataset: rows of ``jobs.data.dataset.ROW_SCHEMA``; exits: see :func:`exit_names`. Raises ValueError when no image is
     readable.
     """
+    table = pa.concat_tables(gathered(batches_of(dataset, ExitActor, work))).sort_by("image_id")
+    return {part: _exit_table(table, part, names) for part, names in exits.items()}
+
+
+def batches_of(dataset: ray.data.Dataset, actor: type, work: ExitWork) -> Iterable[pa.Table]:
+    """What a pool of actors, each made with ``work``, makes of the rows of ``dataset``."""
     rows = dataset.map_batches(
-        ExitActor,
+        actor,
         fn_constructor_args=(work,),
         batch_size=work.pool.batch_size,
         batch_format="pyarrow",
         **pool_options(work.pool),
     )
-    batches = _gathered(rows.iter_batches(batch_size=None, batch_format="pyarrow"))
-    if not batches:
-        raise ValueError("none of the labelled images is readable; look at the column 'error' of the data set's rows")
-    table = pa.concat_tables(batches).sort_by("image_id")
-    return {part: _exit_table(table, part, names) for part, names in exits.items()}
+    return rows.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _gathered(batches: Iterable[pa.Table]) -> list[pa.Table]:
-    """The batches that hold any images, with a progress line meanwhile."""
+def gathered(batches: Iterable[pa.Table], keep: Callable[[pa.Table], pa.Table] = lambda batch: batch) -> list[pa.Table]:
+    """What ``keep`` leaves of the batches that hold any images, with a progress line meanwhile. Raises ValueError for none."""
     found: list[pa.Table] = []
     with progress(lambda elapsed_s: f"{sum(map(len, found)):,} images have run through every exit, {elapsed_s:.0f} s"):
-        for batch in batches:
-            if len(batch):
-                found.append(batch)
+        found += [keep(batch) for batch in batches if len(batch)]
+    if not found:
+        raise ValueError("none of the labelled images is readable; look at the column 'error' of the data set's rows")
     return found
 
 
@@ -146,11 +153,18 @@ def _exit_table(table: pa.Table, part: str, exits: tuple[str, ...]) -> ExitTable
     return ExitTable(
         exits=exits,
         image_id=table["image_id"].to_numpy(),
-        confidence=_matrix(table[f"{part}_score"], np.float32),
-        prediction=_matrix(table[f"{part}_prediction"], np.int32),
-        cost_macs=_matrix(table[f"{part}_cost"], np.int64),
+        confidence=matrix(table[f"{part}_score"], np.float32),
+        prediction=matrix(table[f"{part}_prediction"], np.int32),
+        cost_macs=matrix(table[f"{part}_cost"], np.int64),
         label=table["label"].to_numpy().astype(np.int32),
     )
+
+
+def readable(table: pa.Table, cascade: Cascade[Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Columns image_id and label of the images that could be read, and their pixels as ``cascade`` takes them."""
+    readable = table.filter(table["image"].is_valid())
+    pixels = _pixels(readable["image"], image_shape(cascade))
+    return {"image_id": readable["image_id"], "label": readable["label"]}, pixels
 
 
 def _pixels(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:
@@ -168,7 +182,7 @@ def _lists(name: str, score_NK: np.ndarray, prediction_NK: np.ndarray, cost_NK: 
     return {f"{name}_{part}": pa.array(list(values), pa.list_(kind)) for part, (values, kind) in parts.items()}
 
 
-def _matrix(column: pa.ChunkedArray, dtype: type) -> np.ndarray:
+def matrix(column: pa.ChunkedArray, dtype: type) -> np.ndarray:
     """(N, K) from a column of equally long lists."""
     flat = column.combine_chunks().flatten().to_numpy()
     return flat.reshape(len(column), -1).astype(dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from anchornet.budget.combination import Combine
 from anchornet.data.listing import DatasetSettings
 from anchornet.files.ranges import check_number
 from anchornet.systems.anchornet.settings import AnchorNetSettings
@@ -28,6 +29,13 @@ class CalibrateConfig:
     already."""
     system: SystemSettings = field(default_factory=AnchorNetSettings)
     """How the networks are put together; used when the bundle is made from ``models``."""
+    combine: Combine = "fitted"
+    """How what networks said becomes the label of an exit. ``fitted``: a weighted sum of all logits so far, one weight per view
+    and exit, learned here. ``sum``: the paper's, all classifiers alike, AnchorNet's own logits left out; ``mean``: likewise,
+    their mean; ``last``: the newest decides. ``auto``: what is most accurate on images that it was not fitted on. Without labels
+    nothing can be learned: weights of an earlier calibration, else the rule of the system."""
+    drop_exits: bool = True
+    """Leave out exits without which the frontier is better (``system.skip`` of the bundle names them then); needs labels."""
     pool: PoolSettings = field(default_factory=PoolSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)

@@ -120,9 +120,9 @@ def test_two_weight_files_become_labels_in_four_commands(ran: list[str], home: P
     assert budget["spent_gflops"] <= budget["asked_gflops"]
     assert budget["in_labels_gflops"] == pytest.approx(budget["spent_gflops"])
     content = yaml.safe_load((home / "runs" / "models" / "bundle" / "bundle.yaml").read_text())
-    assert content["system"]["combine"] in ("last", "mean")  # asked for auto: calibration has chosen
+    assert list(content["combination"]["weights"]) == ["small", "large"]
     report = json.loads((home / "runs" / "models" / "calibrate" / "report.json").read_text())
-    assert report["choice"].startswith(f"Chosen: {content['system']['combine']}. Cross-fitted accuracy")
+    assert report["combination"] == content["combination"]
 
 
 def test_fixed_labels_are_those_of_a_direct_call(ran: list[str], home: Path, tmp_path: Path) -> None:

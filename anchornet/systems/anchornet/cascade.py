@@ -1,15 +1,14 @@
 """The AnchorNet cascade: a glance at the shrunken image, then the patches that AnchorNet chose, one by one.
 
 Exits are put together from three looks (see ``anchornet/systems/looks.py``): AnchorNet at the whole image, the classifier for
-shrunken images at the glance, the classifier for patches at the next patch. Logits of ``glance`` and ``patch`` exits are the
-running **sum** over everything the classifiers have seen (paper: the authors' evaluation sums raw logits); those of an
-``anchor`` exit are AnchorNet's own. The two orders:
+shrunken images at the glance, the classifier for patches at the next patch. The paper's rule is the **sum** of what the
+classifiers said (the authors' evaluation sums raw logits); an ``anchor`` exit says what AnchorNet says. The two orders:
 
-    order         anchor_exit   exits (stage 1 | stage 2)
-    anchor_first  on            anchor | glance, patch1..P
-    anchor_first  off           glance (AnchorNet's cost included) | patch1..P
-    glance_first  off           glance | patch1 (AnchorNet's cost included), patch2..P      the paper's order
-    glance_first  on            glance | anchor, patch1..P
+    order         exits (stage 1 | stage 2)
+    anchor_first  anchor | glance, patch1..P
+    glance_first  glance | anchor, patch1..P      with ``skip: [anchor]`` the paper's
+
+An exit named in ``skip`` is left out with its look; but AnchorNet's look, which chooses the patches, moves to the next exit.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from anchornet.cascade.protocol import Placement
 from anchornet.images.preprocess import Preprocessing
 from anchornet.systems.anchornet.proposer import Proposer
 from anchornet.systems.anchornet.settings import AnchorNetSettings
-from anchornet.systems.looks import Look, LooksCascade, LooksExit
+from anchornet.systems.looks import Look, LooksCascade, LooksExit, without_skipped
 
 _SECOND = "patches"
 """Name of the second stage."""
@@ -52,7 +51,7 @@ def anchor_cascade(
         networks,
         classes,
         placement,
-        combine="sum",
+        rule="sum",
         given=(image_of(settings).geometry,),
         proposer=proposer,
         random_patches_seed=random_patches_seed,
@@ -67,19 +66,12 @@ def image_of(settings: AnchorNetSettings) -> Preprocessing:
 def exits_of(settings: AnchorNetSettings) -> list[LooksExit]:
     """The exits of an order, in order; see the table on top of this file."""
     image = image_of(settings)
-    anchor, glance = Look("anchornet", "anchor", image), Look("glance", "glance", image)
-    patches = [
-        LooksExit(f"patch{i + 1}", _SECOND, (Look("patch", "patch", image, patch=i),))
-        for i in range(settings.num_patches)
-    ]
-    if settings.order == "anchor_first":
-        if settings.anchor_exit:
-            return [LooksExit("anchor", "anchor", (anchor,)), LooksExit("glance", _SECOND, (glance,)), *patches]
-        return [LooksExit("glance", "glance", (anchor, glance)), *patches]
-    first = LooksExit("glance", "glance", (glance,))
-    if settings.anchor_exit:
-        return [first, LooksExit("anchor", _SECOND, (anchor,)), *patches]
-    return [first, patches[0]._replace(looks=(anchor, *patches[0].looks)), *patches[1:]]
+    anchor = ("anchor", Look("anchornet", "anchor", image))
+    glance = ("glance", Look("glance", "glance", image))
+    patches = [(f"patch{i + 1}", Look("patch", "patch", image, patch=i)) for i in range(settings.num_patches)]
+    first = (anchor, glance) if settings.order == "anchor_first" else (glance, anchor)
+    exits = without_skipped([LooksExit(name, _SECOND, (look,)) for name, look in (*first, *patches)], settings.skip)
+    return [exits[0]._replace(stage=exits[0].name), *exits[1:]]
 
 
 def exit_names(settings: AnchorNetSettings) -> tuple[str, ...]:

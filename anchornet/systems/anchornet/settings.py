@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from anchornet.files.ranges import LARGEST_SIDE, check_number
 from anchornet.models.training_settings import FineTuning, FromScratch
@@ -12,6 +12,8 @@ from anchornet.models.training_settings import FineTuning, FromScratch
 Order = Literal["anchor_first", "glance_first"]
 ARCHITECTURE = "anchornet.systems.anchornet.network:AnchorNet"
 """What a card calls AnchorNet's architecture."""
+SKIPPABLE = ("anchor", "glance")
+"""Exits that a cascade can do without; patches come in their order."""
 _MOST_PATCHES = 1000
 """Far more than an image of any size has room for, and few enough for a loop."""
 _RECIPES = "anchornet.systems.anchornet.training"
@@ -26,8 +28,9 @@ class AnchorNetSettings:
     order: Order = "anchor_first"
     """anchor_first: AnchorNet sees every image; glance_first: the paper's order, AnchorNet only what the glance
     leaves."""
-    anchor_exit: bool = True
-    """Whether an image may leave with AnchorNet's own label."""
+    skip: tuple[str, ...] = ()
+    """Exits to leave out, ``anchor`` or ``glance``: nobody leaves there, and the glance is then not even computed. Calibration
+    may add to it, see ``drop_exits``."""
     num_patches: int = 4
     """Patches per image that the last exits look at, one after the other."""
     iou_threshold: float = 0.3
@@ -39,12 +42,14 @@ class AnchorNetSettings:
 
     implementation: ClassVar[str] = "anchornet.systems.anchornet.system:SYSTEM"
     weight_files: ClassVar[Mapping[str, str]] = {}
-    alternatives: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         if self.order not in get_args(Order):
             raise ValueError(f"system.order must be one of {', '.join(get_args(Order))}, got {self.order!r}")
+        strange = [name for name in self.skip if name not in SKIPPABLE]
+        if strange or len(set(self.skip)) != len(self.skip):
+            raise ValueError(f"system.skip may name {' and '.join(SKIPPABLE)}, each once, got {', '.join(self.skip)}")
         check_patches("system", self.num_patches, self.iou_threshold)
         if self.image_size < 1:
             raise ValueError(f"system.image_size must be >= 1 pixel, got {self.image_size}")

@@ -12,7 +12,7 @@ from anchornet.cascade.protocol import Placement
 from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import ModelCard
 from anchornet.models.classifiers import check_input
-from anchornet.systems.anchornet.cascade import anchor_cascade, image_of
+from anchornet.systems.anchornet.cascade import anchor_cascade, exit_names, image_of
 from anchornet.systems.anchornet.network import check_anchornet
 from anchornet.systems.anchornet.official import import_weights
 from anchornet.systems.anchornet.receptive_field import check_selection, grid_size, receptive_field
@@ -55,11 +55,16 @@ class AnchorNetSystem:
         """The cascade in the order that ``settings`` say."""
         return anchor_cascade(settings, networks, classes, placement)
 
+    def fewer_exits(self, settings: AnchorNetSettings) -> dict[str, AnchorNetSettings]:
+        """Without the glance, where AnchorNet comes before it."""
+        later = exit_names(settings)[1:]
+        return {"glance": replace(settings, skip=(*settings.skip, "glance"))} if "glance" in later else {}
+
     def references(
         self, settings: AnchorNetSettings, networks: Networks, classes: Sequence[str], placement: Placement
     ) -> list[Reference]:
         """The glance by itself; patches alone, AnchorNet's and random ones (the paper's Table 3)."""
-        glance_first = replace(settings, order="glance_first", anchor_exit=False)
+        glance_first = replace(settings, order="glance_first", skip=("anchor",))
         glance = anchor_cascade(glance_first, networks, classes, placement)
         alone = {**networks, "glance": NoGlance(len(classes))}
         chosen = anchor_cascade(settings, alone, classes, placement)

@@ -1,11 +1,8 @@
 """Ordinary classifiers as a cascade: each member looks at its own view of the picture, and each look is an exit.
 
-    combine   logits of an exit
-    last      those of the newest member alone
-    mean      the mean over all looks of members so far
-
-With AnchorNet before them it is the first exit, under its own logits; members may then see the glance or patches, which are
-made from AnchorNet's image (see ``anchornet/systems/looks.py``), and each patch is an exit.
+Unless calibration says otherwise the newest look alone decides. With AnchorNet before them it is the first exit; members may
+then see the glance or patches, which are made from AnchorNet's image (see ``anchornet/systems/looks.py``), and each patch is an
+exit.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from torch import nn
 from anchornet.cascade.protocol import Placement
 from anchornet.images.preprocess import Preprocessing, Views
 from anchornet.systems.anchornet.proposer import Proposer
-from anchornet.systems.looks import Look, LooksCascade, LooksExit
+from anchornet.systems.looks import Look, LooksCascade, LooksExit, without_skipped
 from anchornet.systems.models.settings import ANCHOR, ANCHORNET, Member, ModelsSettings
 
 _ONE_STAGE = "members"
@@ -42,7 +39,7 @@ def models_cascade(
         networks,
         classes,
         placement,
-        combine="mean" if settings.combine == "mean" else "last",
+        rule="last",
         given=views_of(settings).geometries,
         proposer=proposer_of(settings, networks),
     )
@@ -57,10 +54,11 @@ def proposer_of(settings: ModelsSettings, networks: Mapping[str, nn.Module]) -> 
 
 
 def exits_of(settings: ModelsSettings) -> list[LooksExit]:
-    """The exits in order: AnchorNet's if there is one, then each member's, a patch an exit."""
+    """The exits in order: AnchorNet's if there is one, then each member's, a patch an exit; without those to skip."""
     exits = list(_member_exits(settings))
     if settings.anchornet:
         exits.insert(0, LooksExit(ANCHOR, ANCHOR, (Look(ANCHORNET, "anchor", anchor_image(settings)),)))
+    exits = without_skipped(exits, settings.skip)
     if settings.stages == "one":
         return [each._replace(stage=_ONE_STAGE) for each in exits]
     return exits
@@ -92,4 +90,5 @@ def feed_of(member: Member, settings: ModelsSettings) -> Preprocessing:
 def views_of(settings: ModelsSettings) -> Views:
     """What the networks of complete settings see of a picture."""
     front = (anchor_image(settings),) if settings.anchornet else ()
-    return Views(networks=(*front, *(feed_of(member, settings) for member in settings.members)))
+    seeing = [member for member in settings.members if member.role not in settings.skip]
+    return Views(networks=(*front, *(feed_of(member, settings) for member in seeing)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -167,9 +167,8 @@ class ModelsSettings:
     before it."""
     anchornet: AnchorNetFront | None = None
     """AnchorNet before the members (``{}`` as it comes); needed where one of them sees the glance or patches."""
-    combine: Literal["last", "mean", "auto"] = "last"
-    """``last``: the newest member decides; ``mean``: the mean of the logits of all members so far; ``auto``: calibration
-    takes what is more accurate on images that it was not fitted on."""
+    skip: tuple[str, ...] = ()
+    """Exits to leave out, patches excepted: a member named here is not run. Calibration may add to it, see ``drop_exits``."""
     stages: Literal["per_member", "one"] = "per_member"
     """Whether each member has a pool of actors of its own, or one pool runs them all."""
 
@@ -180,7 +179,12 @@ class ModelsSettings:
         if not self.members:
             raise ValueError("system.members must name one classifier at least, got none; cheap ones come first")
         self._check_names("networks", self.roles)
-        self._check_names("exits", self.exits)
+        self._check_names("exits", self._all_exits)
+        strange = [name for name in self.skip if name not in self.skippable]
+        if strange or not self.exits or len(set(self.skip)) != len(self.skip):
+            raise ValueError(
+                f"system.skip may name {', '.join(self.skippable)}, each once and not every exit, got {', '.join(self.skip)}"
+            )
         cut = next((member for member in self.members if member.view != "whole"), None)
         if cut and not self.anchornet:
             raise ValueError(
@@ -202,7 +206,17 @@ class ModelsSettings:
 
     @property
     def exits(self) -> tuple[str, ...]:
-        """Names of all exits, in order."""
+        """Names of the exits, in order."""
+        return tuple(name for name in self._all_exits if name not in self.skip)
+
+    @property
+    def skippable(self) -> tuple[str, ...]:
+        """Names of the exits that a cascade could do without, were it not for the others."""
+        patches = [name for member in self.members if member.view == "patch" for name in member.exits]
+        return tuple(name for name in self._all_exits if name not in patches)
+
+    @property
+    def _all_exits(self) -> tuple[str, ...]:
         return (*((ANCHOR,) if self.anchornet else ()), *(exit for member in self.members for exit in member.exits))
 
     @property
@@ -217,10 +231,3 @@ class ModelsSettings:
         front = {ANCHORNET: self.anchornet.weights} if self.anchornet else {}
         files = {**front, **{member.role: member.weights for member in self.members}}
         return {role: file for role, file in files.items() if file}
-
-    @property
-    def alternatives(self) -> Mapping[str, ModelsSettings]:
-        """What calibration chooses from: nothing unless it was asked to."""
-        if self.combine != "auto":
-            return {}
-        return {"last": replace(self, combine="last"), "mean": replace(self, combine="mean")}

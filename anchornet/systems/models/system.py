@@ -18,7 +18,7 @@ from anchornet.systems.anchornet.network import check_anchornet
 from anchornet.systems.anchornet.settings import ARCHITECTURE
 from anchornet.systems.looks import LooksCascade, look_macs
 from anchornet.systems.models.cascade import feed_of, models_cascade, proposer_of, views_of
-from anchornet.systems.models.settings import ANCHORNET, Member, ModelsSettings, PreprocessingSettings
+from anchornet.systems.models.settings import ANCHOR, ANCHORNET, Member, ModelsSettings, PreprocessingSettings
 from anchornet.systems.system import Networks, Reference, Trained
 from anchornet.units import GIGA, gflops_text
 
@@ -74,16 +74,20 @@ class ModelsSystem:
         """The members in their order."""
         return models_cascade(settings, networks, classes, placement)
 
+    def fewer_exits(self, settings: ModelsSettings) -> dict[str, ModelsSettings]:
+        """Without any one of the members that see no patches, the first exit excepted."""
+        later = [name for name in settings.exits[1:] if name in settings.skippable and name != ANCHOR]
+        return {name: replace(settings, skip=(*settings.skip, name)) for name in later}
+
     def references(
         self, settings: ModelsSettings, networks: Networks, classes: Sequence[str], placement: Placement
     ) -> list[Reference]:
         """Each member that needs no patches alone, at its own cost; the first exit needs no reference, it is alone."""
-        alone = replace(settings, combine="last")
         names = [name for member in settings.members if member.view != "patch" for name in member.exits]
         return [
-            Reference(f"{name} alone", models_cascade(alone, networks, classes, placement, only=(name,)), (name,))
+            Reference(f"{name} alone", models_cascade(settings, networks, classes, placement, only=(name,)), (name,))
             for name in names
-            if name != settings.exits[0]
+            if name in settings.exits[1:]
         ]
 
     def import_weights(

@@ -13,9 +13,11 @@ import pytest
 import torch
 import yaml
 
+from anchornet.budget.combination import Combination
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import Frontier, FrontierPoint, Policy
 from anchornet.bundle import assemble_bundle, load_bundle, save_bundle, write_calibration
+from anchornet.cascade.protocol import rule_of
 from anchornet.files import storage
 from anchornet.models.card import save_model
 from anchornet.systems.anchornet.cascade import exit_names
@@ -91,12 +93,12 @@ def a_frontier(table: ExitTable) -> Frontier:
 
 
 @pytest.mark.parametrize(
-    ("order", "anchor_exit"), [("anchor_first", True), ("anchor_first", False), ("glance_first", False)]
+    ("order", "skip"), [("anchor_first", ()), ("anchor_first", ("anchor",)), ("glance_first", ("anchor",))]
 )
-def test_model_folders_become_a_bundle(tmp_path: Path, order: Any, anchor_exit: bool) -> None:
+def test_model_folders_become_a_bundle(tmp_path: Path, order: Any, skip: tuple[str, ...]) -> None:
     folder = str(tmp_path)
     models = save_tiny_models(storage.join(folder, "models"))
-    settings = AnchorNetSettings(order=order, anchor_exit=anchor_exit, num_patches=3, iou_threshold=0.25)
+    settings = AnchorNetSettings(order=order, skip=skip, num_patches=3, iou_threshold=0.25)
     assemble_bundle(storage.join(folder, "bundle"), models, settings)
     bundle = load_bundle(storage.join(folder, "bundle"))
     assert (bundle.system, bundle.classes) == (settings, CLASSES)
@@ -122,7 +124,7 @@ def test_files_are_those_of_the_contract(calibrated: Path) -> None:
 
 
 def test_calibration_comes_back(folder: str) -> None:
-    settings = AnchorNetSettings(order="glance_first", anchor_exit=False)
+    settings = AnchorNetSettings(order="glance_first", skip=("anchor",))
     save_bundle(folder, parts(), settings)
     table, frontier = calibration(settings)
     write_calibration(folder, table, frontier)
@@ -212,9 +214,9 @@ def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda c: c["preprocessing"].update(mean=[0.5, 0.5, 0.5]), r"was made for .*'mean': \[0\.5, 0\.5, 0\.5\]"),
         (lambda c: c["system"].update(kind="anchornets"), "did you mean 'anchornet'"),
         (lambda c: c["system"].pop("kind"), r"system\.kind is required"),
-        (lambda c: c.update(format=1), "is no bundle of format 3"),
+        (lambda c: c.update(format=1), "is no bundle of format 4"),
         (lambda c: c["networks"].pop("patch"), "has the networks anchornet, glance, patch, got anchornet, glance"),
-        (lambda c: c.pop("system"), "is no bundle of format 3"),
+        (lambda c: c.pop("system"), "is no bundle of format 4"),
         (lambda c: c["networks"]["glance"].update(role="full"), "bundle has a network of role 'full' as glance"),
         (lambda c: c["networks"]["glance"].update(architecture="resnet1"), "unknown classifier 'resnet1'"),
     ],
@@ -261,13 +263,52 @@ def test_calibration_of_other_exits_or_classes_is_refused(local: Path) -> None:
     with pytest.raises(ValueError, match="was calibrated for exits"):
         write_calibration(str(local), *calibration(AnchorNetSettings(num_patches=3)))
     table, _ = calibration(AnchorNetSettings())
-    _, frontier = calibration(AnchorNetSettings(anchor_exit=False))
+    _, frontier = calibration(AnchorNetSettings(skip=("anchor",)))
     with pytest.raises(ValueError, match="do not match"):
         write_calibration(str(local), table, frontier)
     prediction = table.prediction.copy()
     prediction[0, 0] = 3
     with pytest.raises(ValueError, match="exit table names class 3, the bundle has 3"):
         write_calibration(str(local), *calibration(AnchorNetSettings(), prediction=prediction))
+
+
+def fitted(settings: AnchorNetSettings) -> Combination:
+    """Weights as calibration could have fitted them."""
+    rule = rule_of(tiny_bundle(settings).cascade(), "sum")
+    rows = tuple(tuple(0.5 + 0.25 * view for view in range(len(row))) for row in rule.weights)
+    return replace(rule, weights=rows, fitted=True)
+
+
+def test_the_combination_comes_back_and_is_the_cascades(local: Path) -> None:
+    table, frontier = calibration(AnchorNetSettings())
+    wanted = fitted(AnchorNetSettings())
+    write_calibration(str(local), table, frontier, combination=wanted)
+    bundle = load_bundle(str(local))
+    assert bundle.combination == bundle.cascade().combination == wanted
+    assert bundle.as_built().combination == rule_of(bundle.cascade(), "sum")
+    content = yaml.safe_load((local / "bundle.yaml").read_text())["combination"]
+    assert content["weights"]["glance"] == {"anchornet": 0.5, "glance": 0.75}
+    edit(local / "bundle.yaml", lambda c: c["combination"]["weights"]["glance"].update(glance=0.8))
+    with pytest.raises(ValueError, match="hash of cascade"):
+        load_bundle(str(local))
+
+
+def test_exits_that_calibration_dropped_stay_dropped(local: Path) -> None:
+    fewer = AnchorNetSettings(skip=("glance",))
+    table, frontier = calibration(fewer)
+    write_calibration(str(local), table, frontier, combination=fitted(fewer), settings=fewer)
+    bundle = load_bundle(str(local))
+    assert bundle.system == fewer
+    assert [exit.name for exit in bundle.cascade().exits] == list(table.exits)
+
+
+def test_a_combination_of_other_views_is_refused(local: Path) -> None:
+    table, frontier = calibration(AnchorNetSettings())
+    other = fitted(AnchorNetSettings(order="glance_first"))
+    with pytest.raises(
+        ValueError, match=r"the bundle combines the views glance, anchornet, .*, its cascade has anchornet, gl"
+    ):
+        write_calibration(str(local), table, frontier, combination=other)
 
 
 def with_card(which: str, **changes: Any) -> dict[str, Trained]:

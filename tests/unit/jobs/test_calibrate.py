@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import ray
 
+from anchornet.budget.combination import Combination, View
+from anchornet.budget.exit_table import ExitTable, HeldOut
 from anchornet.budget.frontier import Frontier, fit_frontier
 from anchornet.bundle import assemble_bundle, load_bundle, write_calibration
+from anchornet.cascade.view_table import Combined
 from anchornet.data.listing import DatasetSettings
 from anchornet.data.unlabelled import list_unlabelled
 from anchornet.systems.anchornet.settings import AnchorNetSettings
@@ -44,6 +48,16 @@ def test_unusable_data_leave_a_bundle_as_it_is(
     assert not (tmp_path / "run").exists()
 
 
+def by_tables(table: ExitTable) -> Combined:
+    """A table as the sum of one view per exit would have given it."""
+    rule = Combination.of("sum", [[View(name)] for name in table.exits])
+    return Combined(rule, HeldOut.plain(table))
+
+
+def report_of(frontier: Frontier, table: ExitTable, classes: tuple[str, ...]) -> dict[str, Any]:
+    return {**calibrate.summarise(frontier, by_tables(table), classes), "said": []}
+
+
 TABLE = synthetic_table(2000, 0)
 NAMES = ("right",)
 """Every image is of class 0."""
@@ -55,7 +69,7 @@ def frontier() -> Frontier:
 
 
 def test_the_report_holds_the_range_of_budgets_and_what_each_exit_is_worth(frontier: Frontier) -> None:
-    report = calibrate.summarise(frontier, TABLE, NAMES)
+    report = report_of(frontier, TABLE, NAMES)
     assert report["num_images"] == 2000
     assert [row["gflops"] for row in report["budgets"]][:: calibrate.NUM_BUDGETS - 1] == [
         report["minimum_gflops"],
@@ -68,21 +82,25 @@ def test_the_report_holds_the_range_of_budgets_and_what_each_exit_is_worth(front
 
 
 def test_a_person_reads_a_line_per_budget_and_how_sure_the_spend_is(frontier: Frontier) -> None:
-    text = calibrate.render(calibrate.summarise(frontier, TABLE, NAMES))
-    head, _, table = text.partition("\n\n")
+    text = calibrate.render(report_of(frontier, TABLE, NAMES))
+    head, _, rest = text.partition("\n\nBy budget\n\n")
+    table, _, exits = rest.partition("\n\nEvery image leaves at\n\n")
     assert head == f"2,000 images; spend of a fixed policy is known to {100 * frontier.spend_error:.1f} %"
     assert table.startswith("| GFLOPs per image | accuracy | standard error | leaving at |")
     assert len(table.strip().splitlines()) == 2 + calibrate.NUM_BUDGETS
+    assert exits.startswith("| exit | GFLOPs per image | accuracy | standard error | weights of what was said |")
+    assert f"| {EXITS[0]} 1.00, {EXITS[1]} 1.00 |" in exits
+    assert len(exits.strip().splitlines()) == 2 + len(EXITS)
 
 
 def test_a_single_point_is_one_line_and_a_sentence(frontier: Frontier) -> None:
-    text = calibrate.render(calibrate.summarise(replace(frontier, points=frontier.points[:1]), TABLE, NAMES))
-    assert sum(line.startswith("|") for line in text.splitlines()) == 2 + 1
+    text = calibrate.render(report_of(replace(frontier, points=frontier.points[:1]), TABLE, NAMES))
+    assert sum(line.startswith("|") for line in text.splitlines()) == 2 + 1 + 2 + len(EXITS)
     assert "The frontier is a single point" in text
 
 
 def test_what_was_chosen_is_a_sentence_below_the_table(frontier: Frontier) -> None:
-    text = calibrate.render({**calibrate.summarise(frontier, TABLE, NAMES), "choice": "Chosen: mean."})
+    text = calibrate.render({**report_of(frontier, TABLE, NAMES), "said": ["Chosen: mean."]})
     assert text.endswith("|\n\nChosen: mean.\n")
 
 
@@ -94,7 +112,7 @@ def test_images_that_are_missing_are_said(used: int, said: list[str], caplog: py
 
 def test_classes_without_images_are_named_in_the_report(frontier: Frontier, caplog: pytest.LogCaptureFixture) -> None:
     names = ("right", *(f"class{n}" for n in range(1, 15)))
-    report = calibrate.summarise(frontier, TABLE, names)
+    report = report_of(frontier, TABLE, names)
     assert report["classes_without_images"] == list(names[1:])
     assert f"No calibration image is of {', '.join(names[1:11])}, ... (14 of the classes): what is" in calibrate.render(
         report
@@ -104,25 +122,26 @@ def test_classes_without_images_are_named_in_the_report(frontier: Frontier, capl
     caplog.clear()
     calibrate._warn_of_missing((), 3)
     assert not caplog.messages
-    whole = calibrate.summarise(frontier, TABLE, ("right",))
+    whole = report_of(frontier, TABLE, ("right",))
     assert whole["classes_without_images"] == []
     assert "No calibration image" not in calibrate.render(whole)
 
 
 def test_without_labels_the_report_says_what_it_cannot_show() -> None:
     table = replace(TABLE, label=None)
-    report = calibrate.summarise(fit_frontier(table), table, NAMES)
+    report = report_of(fit_frontier(table), table, NAMES)
     assert not report["labelled"]
     assert report["calibration_error"] is None
     assert report["classes_without_images"] == []
-    assert [set(row) for row in report["exits"]] == [{"exit", "gflops"}] * len(EXITS)
+    assert [set(row) for row in report["exits"]] == [{"exit", "gflops", "weights"}] * len(EXITS)
     assert report["exits"][-1]["gflops"] == pytest.approx(report["maximum_gflops"])
     json.dumps(report, allow_nan=False)
     text = calibrate.render(report)
     assert "| GFLOPs per image | leaving at |" in text
+    assert "| exit | GFLOPs per image | weights of what was said |" in text
     assert "accuracy |" not in text
     assert "Without labels nothing is known to be right. So there is no accuracy here" in text
-    assert calibrate.UNKNOWN not in calibrate.render(calibrate.summarise(fit_frontier(TABLE), TABLE, NAMES))
+    assert calibrate.UNKNOWN not in calibrate.render(report_of(fit_frontier(TABLE), TABLE, NAMES))
 
 
 def test_images_without_labels_make_a_bundle_without_confidences(tmp_path: Path) -> None:

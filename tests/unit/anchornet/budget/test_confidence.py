@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from anchornet.budget import confidence as confidence_module
 from anchornet.budget.confidence import Calibrator, calibration_errors, expected_calibration_error, fit_calibrator
-from anchornet.budget.exit_table import ExitTable
+from anchornet.budget.exit_table import ExitTable, HeldOut
+from anchornet.budget.policy import NUM_FOLDS
 
 
 def overconfident(num_images: int, seed: int = 0) -> ExitTable:
@@ -26,7 +27,7 @@ def overconfident(num_images: int, seed: int = 0) -> ExitTable:
 
 
 def test_the_error_falls_where_there_is_one() -> None:
-    errors = {row["exit"]: row for row in calibration_errors(overconfident(8000))}
+    errors = {row["exit"]: row for row in calibration_errors(HeldOut.plain(overconfident(8000)))}
     assert float(errors["b"]["before"]) > 0.15
     assert float(errors["b"]["after"]) < 0.03
     assert float(errors["a"]["after"]) < 0.03
@@ -87,8 +88,8 @@ def test_every_image_is_judged_by_curves_that_never_saw_it(monkeypatch: pytest.M
         return fit(confidence_NK, correct_NK)
 
     monkeypatch.setattr(confidence_module, "_fit", recorded)
-    calibration_errors(table)
-    assert len(unseen) == confidence_module.NUM_FOLDS
+    calibration_errors(HeldOut.plain(table))
+    assert len(unseen) == NUM_FOLDS
     assert set.union(*unseen) == everything
     assert sum(map(len, unseen)) == len(everything)
 

@@ -222,26 +222,24 @@ class TestGeometric:
 
 
 class TestCrossFit:
-    def test_every_image_is_judged_by_policies_that_never_saw_it(self) -> None:
-        seen: list[list[int]] = []
-
-        def fit(rows: np.ndarray) -> np.ndarray:
-            seen.append(rows.tolist())
-            return np.array([[-INF, -INF], [INF, -INF]], np.float32)
-
+    def test_every_fold_is_judged_by_its_own_policies(self) -> None:
+        path = np.array([[-INF, -INF], [INF, -INF]], np.float32)
+        always = np.full((2, 2), -INF, np.float32)
         fold = np.array([0, 1, 0, 2, 1])
         confidence = np.full((5, 2), 0.5, np.float32)
         correct = np.array([[True, True], [False, True], [False, True], [False, True], [False, False]])
         cost = np.array([[1, 3]] * 4 + [[1, 8]])
-        judged = search.cross_fit(fit, fold, confidence, correct, cost)
-        assert seen == [[1, 3, 4], [0, 2, 3], [0, 1, 2, 4]]
+        judged = search.cross_fit([path, path, path], fold, confidence, correct, cost)
         np.testing.assert_allclose(judged.cost_macs, [1.0, 4.0])
         np.testing.assert_allclose(judged.accuracy, [0.2, 0.8])
+        judged = search.cross_fit([path, always, path], fold, confidence, correct, cost)
+        np.testing.assert_allclose(judged.cost_macs, [1.0, (3 * 3 + 2 * 1) / 5])
+        np.testing.assert_allclose(judged.accuracy, [0.2, 3 / 5])
 
     def test_policies_are_ordered_by_what_they_cost(self) -> None:
         path = np.array([[INF, -INF], [-INF, -INF]], np.float32)  # the dear one first
         data = np.full((4, 2), 0.5, np.float32), np.array([[False, True]] * 4), np.array([[1, 2]] * 4)
-        judged = search.cross_fit(lambda rows: path, np.array([0, 0, 1, 1]), *data)
+        judged = search.cross_fit([path, path], np.array([0, 0, 1, 1]), *data)
         assert judged.cost_macs.tolist() == [1.0, 2.0]
         assert judged.accuracy.tolist() == [0.0, 1.0]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchornet.cascade import rows as records
-from anchornet.cascade.label_stage import finish_rows, label_stage
+from anchornet.cascade.label_stage import finish_rows, label_stage, stage_layout
 from anchornet.cascade.run import run_cascade
 from tests.fake_cascade import CLASSES, FakeCascade, fake_images
 
@@ -97,11 +98,11 @@ def test_rows_that_were_computed_in_pieces_carry_their_own_state(allowance: int,
     cascade = FakeCascade(dynamic=True)
     table = label_stage(cascade, 0, fresh(images), never, allowance).table
     wants = records.wanting_rows(table)
-    carried = records.read_carried(table, cascade.stages[1].takes)
+    carried = records.read_carried(table, stage_layout(cascade, 1))
     alone = FakeCascade(dynamic=True)
-    _, state = alone.advance(alone.start(images[wants]), 0)
+    step, _ = alone.advance(alone.start(images[wants]), 0)
     np.testing.assert_array_equal(carried["image"], images[wants])
-    np.testing.assert_array_equal(carried["logits"], state.logits)
+    np.testing.assert_array_equal(carried["views"], torch.stack(step.views, 1))
 
 
 def test_what_a_network_makes_of_overflow_is_no_label() -> None:

@@ -21,13 +21,14 @@ def thresholds(num_images: int, *values: float) -> np.ndarray:
 
 def naive(cascade: FakeCascade, image: np.ndarray, thresholds_K: np.ndarray) -> tuple[int, float, int, int]:
     """One image, exit by exit, as one would write it down from the rule."""
-    state, spent = cascade.start(image[None]), 0
+    state, spent, total = cascade.start(image[None]), 0, torch.zeros(3)
     for k in range(len(MACS)):
         step, state = cascade.advance(state, k)
         spent += int(step.macs_n[0])
-        probability = torch.softmax(step.logits_nC[0], dim=0)
+        total = total + step.views[0][0]  # the fake's rule is the sum
+        probability = torch.softmax(total, dim=0)
         if float(probability.max()) >= thresholds_K[k] or k == len(MACS) - 1:
-            return int(step.logits_nC[0].argmax()), float(probability.max()), k, spent
+            return int(total.argmax()), float(probability.max()), k, spent
     raise AssertionError
 
 

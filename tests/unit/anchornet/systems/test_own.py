@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from anchornet.cascade import rows as records
-from anchornet.cascade.label_stage import finish_rows, label_stage
+from anchornet.cascade.label_stage import finish_rows, label_stage, stage_layout
 from anchornet.cascade.protocol import image_shape, stage_starts
 from anchornet.cascade.run import run_cascade
 from anchornet.units import GIGA
@@ -110,20 +111,21 @@ def test_rows_that_were_computed_in_pieces_carry_their_own_state(part: float, se
     wanted = label_stage(cascade, 1, table, never, None).spent_macs
     table = label_stage(cascade, 1, table, never, int(part * wanted)).table
     wants = records.wanting_rows(table)
-    carried = records.read_carried(table, cascade.stages[2].takes)
+    carried = records.read_carried(table, stage_layout(cascade, 2))
     assume(len(wants))
-    state = cascade.start(pixels[wants])
+    state, said = cascade.start(pixels[wants]), []
     for exit_index in range(3):
-        _, state = cascade.advance(state, exit_index)
+        step, state = cascade.advance(state, exit_index)
+        said += step.views
     np.testing.assert_array_equal(carried["cells"], state.cells.numpy())
-    np.testing.assert_allclose(carried["logits"], state.logits.numpy(), atol=1e-5)
+    np.testing.assert_allclose(carried["views"], torch.stack(said, 1).numpy(), atol=1e-5)
 
 
 def test_features_travel_without_pixels() -> None:
     cascade = cascade_of("three stages of features")
     table = label_stage(cascade, 0, fresh(images()), thresholds([1.01] * 3), None).table
     assert sorted(name for name in table.column_names if name.startswith("carry_")) == [
-        "carry_cells", "carry_costly", "carry_logits",
+        "carry_cells", "carry_costly", "carry_views",
     ]  # fmt: skip
     assert len(records.wanting_rows(table)) == COUNT
 

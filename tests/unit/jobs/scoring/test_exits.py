@@ -8,12 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from anchornet.bundle import assemble_bundle, load_bundle, save_bundle
+from anchornet.bundle import assemble_bundle, save_bundle
 from anchornet.cascade.run import run_all_exits
 from anchornet.images.decode import decode
 from anchornet.images.preprocess import preprocess
 from anchornet.systems.anchornet.settings import AnchorNetSettings
-from anchornet.systems.models.cascade import models_cascade
 from anchornet.systems.registry import system_of
 from jobs.data.dataset import ROW_SCHEMA
 from jobs.scoring import exits
@@ -111,12 +110,13 @@ def test_a_batch_without_a_readable_image_has_no_rows(work: ExitWork) -> None:
     plain = ExitWork(work.bundle, work.pool, work.inference)
     answer = ExitActor(plain)(rows(images(2), ids=[0, 1], unreadable=(0, 1)))
     assert len(answer) == 0
-    assert exits._gathered([answer]) == []
+    with pytest.raises(ValueError, match="none of the labelled images is readable; look at the column 'error'"):
+        exits.gathered([answer])
 
 
 def test_batches_are_gathered_in_whatever_order_they_come(work: ExitWork) -> None:
     batches = [pa.table({"image_id": ids}) for ids in ([2, 3], [], [0])]
-    assert exits._gathered(iter(batches)) == [batches[0], batches[2]]
+    assert exits.gathered(iter(batches)) == [batches[0], batches[2]]
 
 
 def test_lists_come_back_as_matrices() -> None:
@@ -124,49 +124,28 @@ def test_lists_come_back_as_matrices() -> None:
     columns = exits._lists("part", score, score.astype(np.int32), (score * 100).astype(np.int64))
     assert list(columns) == ["part_score", "part_prediction", "part_cost"]
     cut = pa.concat_tables([pa.table(columns).slice(1), pa.table(columns).slice(0, 1)])  # chunks, as Ray gives them
-    assert (exits._matrix(cut["part_score"], np.float32) == score[::-1]).all()
-    cost = exits._matrix(cut["part_cost"], np.int64)
+    assert (exits.matrix(cut["part_score"], np.float32) == score[::-1]).all()
+    cost = exits.matrix(cut["part_cost"], np.int64)
     assert cost.tolist() == [[75, 100], [25, 50]]
     assert cost.dtype == np.int64
 
 
 @pytest.fixture(scope="module")
-def choosing(tmp_path_factory: pytest.TempPathFactory) -> ExitWork:
-    """Two ordinary classifiers whose combination calibration shall choose."""
-    folder = tmp_path_factory.mktemp("choosing")
+def members(tmp_path_factory: pytest.TempPathFactory) -> ExitWork:
+    """Two ordinary classifiers."""
+    folder = tmp_path_factory.mktemp("members")
     files = small_classifiers.write_weights(folder)
-    settings = small_classifiers.settings(members=small_classifiers.members(files), combine="auto")
+    settings = small_classifiers.settings(members=small_classifiers.members(files))
     parts = system_of(settings).import_weights(settings, files, {}, small_classifiers.CLASSES)
     save_bundle(str(folder / "bundle"), parts, settings)
-    return ExitWork(str(folder / "bundle"), PoolSettings(threads=1), InferenceSettings(), alternatives=True)
+    return ExitWork(str(folder / "bundle"), PoolSettings(threads=1), InferenceSettings(), references=True)
 
 
-def test_what_calibration_chooses_from_is_computed_side_by_side(choosing: ExitWork) -> None:
-    assert exit_names(choosing) == {"last": ("small", "large"), "mean": ("small", "large")}
-    views = load_bundle(choosing.bundle).preprocessing
-    pixels = [views(small_classifiers.picture(k)) for k in range(5)]
-    answer = ExitActor(choosing)(rows(pixels, ids=[3, 4, 5, 6, 7], unreadable=(2,)))  # type: ignore[arg-type]
-    for combine in ("last", "mean"):
-        settings = small_classifiers.settings(combine=combine)
-        alone = run_all_exits(
-            models_cascade(settings, small_classifiers.networks(), small_classifiers.CLASSES),
-            np.stack([pixels[k] for k in (0, 1, 3, 4)]),
-        )
-        table = exits._exit_table(answer, combine, ("small", "large"))
-        np.testing.assert_allclose(table.confidence, alone.confidence_NK, atol=1e-5)
-        assert (table.prediction == alone.prediction_NK).all()
+def test_members_alone_stand_beside_the_cascade(members: ExitWork) -> None:
+    assert exit_names(members) == {CASCADE: ("small", "large"), "large alone": ("large",)}
 
 
-def test_a_system_without_a_choice_is_computed_as_it_is(work: ExitWork) -> None:
-    assert list(exit_names(replace(work, references=False, full=None, alternatives=True))) == [CASCADE]
-
-
-def test_members_alone_stand_beside_the_cascade(choosing: ExitWork) -> None:
-    shown = replace(choosing, alternatives=False, references=True)
-    assert exit_names(shown) == {CASCADE: ("small", "large"), "large alone": ("large",)}
-
-
-def test_a_full_network_beside_views_that_differ_is_refused(choosing: ExitWork, work: ExitWork) -> None:
+def test_a_full_network_beside_views_that_differ_is_refused(members: ExitWork, work: ExitWork) -> None:
     with pytest.raises(ValueError, match="full is a network for images of one size, the bundle's networks see views"):
-        exit_names(replace(choosing, full=work.full))
+        exit_names(replace(members, full=work.full))
     assert exits.whole_side((96, 96, 3)) == 96

@@ -108,12 +108,12 @@ def test_imported_classifier_gives_the_saved_networks_outputs(tmp_path: Path) ->
 def test_import_writes_a_bundle(
     authors_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    order = {"system__order": "glance_first", "system__anchor_exit": "false"}
+    order = {"system__order": "glance_first", "system__skip": "[anchor]"}
     assert import_weights.main(arguments(authors_files, tmp_path / "bundle", **order)) == 0
     assert "wrote" in capsys.readouterr().out
     bundle = load_bundle(str(tmp_path / "bundle"))
     assert bundle.classes == CLASSES
-    assert bundle.system == AnchorNetSettings(order="glance_first", anchor_exit=False)
+    assert bundle.system == AnchorNetSettings(order="glance_first", skip=("anchor",))
     for role in ("glance", "patch"):
         saved = torch.load(authors_files[role], weights_only=True)["net"]
         assert all(torch.equal(value, saved[key]) for key, value in bundle.networks[role].state_dict().items())

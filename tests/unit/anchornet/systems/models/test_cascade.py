@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from anchornet.budget.combination import Rule
 from anchornet.cascade import rows as records
-from anchornet.cascade.label_stage import finish_rows, label_stage
+from anchornet.cascade.label_stage import finish_rows, label_stage, stage_layout
 from anchornet.cascade.protocol import image_shape, stage_starts
 from anchornet.cascade.run import run_all_exits, run_cascade
 from anchornet.images.tensors import normalise
@@ -22,6 +23,7 @@ from anchornet.systems.looks import LooksCascade
 from anchornet.systems.models.cascade import models_cascade, views_of
 from anchornet.systems.models.settings import Member, ModelsSettings, PreprocessingSettings
 from anchornet.units import GIGA
+from tests.said import combined, said_by
 from tests.small_classifiers import CLASSES, FEEDS, LARGE, SMALL, networks, picture, settings
 
 COUNT = 20
@@ -56,12 +58,7 @@ def alone(role: str) -> torch.Tensor:
 
 
 def exits_of(cascade: LooksCascade, rows: np.ndarray) -> list[torch.Tensor]:
-    state, found = cascade.start(rows), []
-    for k in range(len(cascade.exits)):
-        step, state = cascade.advance(state, k)
-        found.append(step.logits_nC)
-    assert not state.views
-    return found
+    return list(said_by(cascade, rows).values())
 
 
 def test_the_newest_member_decides_on_its_own_view() -> None:
@@ -72,18 +69,9 @@ def test_the_newest_member_decides_on_its_own_view() -> None:
 
 
 def test_the_mean_is_over_all_members_so_far() -> None:
-    first, second = exits_of(cascade_of(settings(combine="mean")), pixels())
+    first, second = exits_of(combined(cascade_of(settings()), "mean"), pixels())
     torch.testing.assert_close(first, alone("small"), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(second, (alone("small") + alone("large")) / 2, rtol=1e-5, atol=1e-5)
-
-
-def test_until_calibration_has_chosen_the_newest_member_decides() -> None:
-    for found, expected in zip(
-        exits_of(cascade_of(settings(combine="auto")), pixels()),
-        exits_of(cascade_of(settings()), pixels()),
-        strict=True,
-    ):
-        assert torch.equal(found, expected)
 
 
 def test_each_member_costs_what_it_costs_on_its_own_view() -> None:
@@ -99,8 +87,10 @@ def test_members_of_the_same_view_share_its_pixels() -> None:
     assert image_shape(cascade) == (both,)
     assert [stage.takes["image"][1] for stage in cascade.stages] == [(both,), (64, 64, 3), (64, 64, 3)]
     assert [list(stage.takes) for stage in cascade.stages] == [["image"]] * 3
-    summed = cascade_of(three(combine="mean"))
-    assert [list(stage.takes) for stage in summed.stages] == [["image"], ["image", "logits"], ["image", "logits"]]
+    assert [list(stage_layout(cascade, k)) for k in range(3)] == [["image"]] * 3  # the newest decides
+    averaged = combined(cascade, "mean")
+    assert [list(stage_layout(averaged, k)) for k in range(3)] == [["image"], ["image", "views"], ["image", "views"]]
+    assert [stage_layout(averaged, k)["views"][1] for k in (1, 2)] == [(1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize(("stages", "starts"), [("per_member", (0, 1, 2)), ("one", (0,))])
@@ -121,11 +111,11 @@ def stage_by_stage(cascade: LooksCascade, rows: np.ndarray, limits: np.ndarray, 
 
 
 @pytest.mark.parametrize("stages", ["per_member", "one"])
-@pytest.mark.parametrize("combine", ["last", "mean"])
+@pytest.mark.parametrize("rule", ["last", "mean"])
 @hypothesis_settings(max_examples=8)
 @given(limits=st.tuples(st.floats(0.3, 1.01), st.floats(0.3, 1.01)), batch=st.integers(1, COUNT))
-def test_stages_and_batches_change_nothing(stages: str, combine: str, limits: tuple[float, float], batch: int) -> None:
-    cascade = cascade_of(three(stages=stages, combine=combine))
+def test_stages_and_batches_change_nothing(stages: str, rule: Rule, limits: tuple[float, float], batch: int) -> None:
+    cascade = combined(cascade_of(three(stages=stages)), rule)
     rows = pixels(three())
     thresholds = np.tile(np.array([*limits, -np.inf], np.float32), (COUNT, 1))
     expected = run_cascade(cascade, rows, thresholds)

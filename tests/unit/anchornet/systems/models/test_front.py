@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from anchornet.budget.combination import Rule
 from anchornet.bundle import load_bundle, save_bundle
 from anchornet.cascade import rows as records
 from anchornet.cascade.label_stage import finish_rows, label_stage
@@ -28,6 +29,7 @@ from anchornet.systems.models.settings import AnchorNetFront, Member, ModelsSett
 from anchornet.systems.models.system import SYSTEM
 from anchornet.units import GIGA
 from jobs.import_weights import describe
+from tests.said import combined, said_by
 from tests.small_classifiers import CLASSES, LARGE, networks, picture
 from tests.tiny_bundle import tiny_cards, tiny_networks
 
@@ -80,14 +82,6 @@ def written_down() -> dict[str, Tensor]:
     }
 
 
-def said_by(cascade: LooksCascade, rows: np.ndarray) -> dict[str, Tensor]:
-    state, found = cascade.start(rows), {}
-    for k, exit in enumerate(cascade.exits):
-        step, state = cascade.advance(state, k)
-        found[exit.name] = step.logits_nC
-    return found
-
-
 def test_each_look_is_an_exit_under_its_own_logits() -> None:
     given = settings()
     found, expected = said_by(cascade_of(given), pixels(given)), written_down()
@@ -97,8 +91,8 @@ def test_each_look_is_an_exit_under_its_own_logits() -> None:
 
 
 def test_the_mean_is_over_the_looks_of_members() -> None:
-    given = settings(combine="mean")
-    found, looks = said_by(cascade_of(given), pixels(given)), written_down()
+    given = settings()
+    found, looks = said_by(combined(cascade_of(given), "mean"), pixels(given)), written_down()
     torch.testing.assert_close(found["anchor"], looks["anchor"], rtol=1e-4, atol=1e-4)
     names = ["glance", "patch1", "patch2", "large"]
     for k, name in enumerate(names):
@@ -128,12 +122,12 @@ def test_costs_are_those_really_computed() -> None:
     assert len(set(result.exit.tolist())) > 1
 
 
-@pytest.mark.parametrize("combine", ["last", "mean"])
+@pytest.mark.parametrize("rule", ["last", "mean"])
 @pytest.mark.parametrize("stages", ["per_member", "one"])
 @pytest.mark.parametrize("batch", [1, 3, COUNT])
-def test_stages_and_batches_change_nothing(combine: str, stages: str, batch: int) -> None:
-    given = settings(combine=combine, stages=stages)
-    built, rows = cascade_of(given), pixels(given)
+def test_stages_and_batches_change_nothing(rule: Rule, stages: str, batch: int) -> None:
+    given = settings(stages=stages)
+    built, rows = combined(cascade_of(given), rule), pixels(given)
     limits = np.tile(np.median(run_all_exits(built, rows).confidence_NK, axis=0), (COUNT, 1)).astype(np.float32) + 1e-4
     limits[:, -1] = -np.inf
     expected = run_cascade(built, rows, limits)
@@ -157,7 +151,7 @@ def test_stages_take_no_more_than_they_need() -> None:
     assert image_shape(built) == (both,)
     assert [stage.takes["image"][1] for stage in built.stages] == [(both,), (both,), (both,), (64, 64, 3)]
     assert list(built.stages[1].takes) == ["image", "boxes"]
-    alone = cascade_of(settings(GLANCE, PATCH, combine="mean", stages="one"))
+    alone = cascade_of(settings(GLANCE, PATCH, stages="one"))
     assert [(stage.name, list(stage.takes)) for stage in alone.stages] == [("members", ["image"])]
     assert image_shape(alone) == (224, 224, 3)
 
@@ -212,14 +206,14 @@ def test_only_whole_pictures_have_to_be_in_the_order_of_their_cost() -> None:
 
 
 def test_members_that_need_no_patches_are_shown_alone() -> None:
-    found = SYSTEM.references(settings(combine="mean"), NETWORKS, CLASSES, Placement())
+    found = SYSTEM.references(settings(), NETWORKS, CLASSES, Placement())
     assert [(each.name, each.exits) for each in found] == [
         ("glance alone", ("glance",)),
         ("large alone", ("large",)),
     ]
     expected = written_down()
     for each in found:
-        [logits] = said_by(each.cascade, pixels(settings())).values()  # type: ignore[arg-type]
+        [logits] = said_by(each.cascade, pixels(settings())).values()
         torch.testing.assert_close(logits, expected[each.exits[0]], rtol=1e-4, atol=1e-4)
 
 
@@ -235,7 +229,7 @@ def files(folder: Path) -> dict[str, str]:
 def test_weight_files_become_a_bundle(tmp_path: Path) -> None:
     paths = files(tmp_path)
     members = tuple(replace(member, weights=paths[member.role]) for member in (GLANCE, PATCH, WHOLE))
-    given = settings(*members, anchornet=AnchorNetFront(weights=paths["anchornet"]), combine="mean")
+    given = settings(*members, anchornet=AnchorNetFront(weights=paths["anchornet"]))
     assert given.weight_files == paths
     save_bundle(str(tmp_path / "bundle"), SYSTEM.import_weights(given, given.weight_files, {}, CLASSES), given)
     bundle = load_bundle(str(tmp_path / "bundle"))
@@ -245,8 +239,8 @@ def test_weight_files_become_a_bundle(tmp_path: Path) -> None:
     assert bundle.system.members[0].preprocessing == PreprocessingSettings(
         mean=Preprocessing().mean, std=Preprocessing().std
     )
-    found = said_by(bundle.cascade(), np.stack([bundle.preprocessing(rgb) for rgb in PICTURES]))  # type: ignore[arg-type]
-    expected = said_by(cascade_of(settings(combine="mean")), pixels(settings()))
+    found = said_by(bundle.cascade(), np.stack([bundle.preprocessing(rgb) for rgb in PICTURES]))
+    expected = said_by(cascade_of(settings()), pixels(settings()))
     for name, logits in expected.items():
         torch.testing.assert_close(found[name], logits, rtol=1e-4, atol=1e-4, msg=name)
     told = describe(bundle)

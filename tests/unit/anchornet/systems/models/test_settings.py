@@ -38,6 +38,12 @@ def test_a_member_is_called_what_its_architecture_is(architecture: str, role: st
             lambda: models("resnet18", "timm:resnet18"),
             r"system\.members: 'resnet18' names two networks; give each member a name of its own",
         ),
+        (
+            lambda: models("a", "b", skip=("c",)),
+            r"system\.skip may name a, b, each once and not every exit, got c",
+        ),
+        (lambda: models("a", "b", skip=("a", "b")), "each once and not every exit, got a, b"),
+        (lambda: models("a", "b", skip=("a", "a")), "each once and not every exit, got a, a"),
         (lambda: Member(architecture="resnet18", name="a/b"), r"'a/b' cannot name a network; set name to letters"),
         (lambda: Member(architecture="timm:"), "'' cannot name a network"),
         (lambda: PreprocessingSettings(side=0), r"preprocessing\.side must be >= 1, got 0"),
@@ -109,16 +115,9 @@ def test_only_members_with_a_file_name_one() -> None:
     assert ModelsSettings(kind="models", members=members).weight_files == {"resnet18": "a.pth"}
 
 
-def test_calibration_chooses_only_when_it_is_asked_to() -> None:
-    assert models("a", combine="last").alternatives == models("a", combine="mean").alternatives == {}
-    asked = models("a", "b", combine="auto").alternatives
-    assert {name: each.combine for name, each in asked.items()} == {"last": "last", "mean": "mean"}
-    assert all(each.members == models("a", "b").members for each in asked.values())
-
-
 def test_a_configuration_says_it_in_a_list(tmp_path: Path) -> None:
     (tmp_path / "import.yaml").write_text(
-        "bundle: b\nclasses: c\nsystem: {kind: models, combine: mean, members: [{architecture: resnet18, weights: a.pth}]}\n"
+        "bundle: b\nclasses: c\nsystem: {kind: models, stages: one, members: [{architecture: resnet18, weights: a.pth}]}\n"
     )
     given = ["system.members.1.architecture=timm:resnet50", "system.members.1.preprocessing.mean=[0, 0.5, 1]"]
     config = load_config(ImportConfig, str(tmp_path / "import.yaml"), given)

@@ -12,16 +12,17 @@ import safetensors.torch
 import torch
 import yaml
 
-from anchornet.budget.alternatives import choose_frontier
-from anchornet.budget.exit_table import ExitTable
 from anchornet.bundle import load_bundle, save_bundle, write_calibration
+from anchornet.calibration import calibrate
 from anchornet.cascade.protocol import Placement
 from anchornet.cascade.run import run_all_exits
+from anchornet.cascade.view_table import ViewTable
 from anchornet.images.preprocess import Preprocessing, Views
 from anchornet.models.classifiers import build_classifier
 from anchornet.systems.models.settings import Member, ModelsSettings, PreprocessingSettings
 from anchornet.systems.models.system import SYSTEM
 from anchornet.systems.system import Trained
+from tests.said import combined
 from tests.small_classifiers import (
     CLASSES,
     FEEDS,
@@ -46,7 +47,7 @@ def imported(
 @pytest.fixture
 def bundle(tmp_path: Path) -> str:
     parts = imported(tmp_path)
-    save_bundle(str(tmp_path / "bundle"), parts, settings(members=members(write_weights(tmp_path)), combine="mean"))
+    save_bundle(str(tmp_path / "bundle"), parts, settings(members=members(write_weights(tmp_path))))
     return str(tmp_path / "bundle")
 
 
@@ -64,7 +65,7 @@ def test_weights_of_either_kind_become_networks(tmp_path: Path) -> None:
 
 def test_a_bundle_holds_the_cascade_and_all_preprocessing(bundle: str) -> None:
     loaded = load_bundle(bundle)
-    assert loaded.system == settings(combine="mean")  # complete, and without the files it was made of
+    assert loaded.system == settings()  # complete, and without the files it was made of
     assert loaded.preprocessing == Views(networks=(SMALL, LARGE))
     assert {role: card.preprocessing for role, card in loaded.cards.items()} == FEEDS
     assert [exit.name for exit in loaded.cascade().exits] == ["small", "large"]
@@ -173,29 +174,38 @@ def test_members_of_equal_cost_are_a_cascade() -> None:
 
 
 def test_each_member_but_the_first_is_shown_alone() -> None:
-    [found] = SYSTEM.references(settings(combine="mean"), networks(), CLASSES, Placement())
+    [found] = SYSTEM.references(settings(), networks(), CLASSES, Placement())
     assert (found.name, found.exits) == ("large alone", ("large",))
     assert [exit.name for exit in found.cascade.exits] == ["large"]
 
 
-def test_what_calibration_chose_is_what_the_bundle_keeps(tmp_path: Path) -> None:
-    folder, given = str(tmp_path / "bundle"), settings(members=members(write_weights(tmp_path)), combine="auto")
-    save_bundle(folder, imported(tmp_path), given)
-    asked = load_bundle(folder)
-    pixels = np.stack([asked.preprocessing(picture(k)) for k in range(60)])
-    tables = {}
-    for name, alternative in asked.system.alternatives.items():
-        exits = run_all_exits(replace(asked, system=alternative).cascade(), pixels)
-        columns = (np.arange(60), exits.confidence_NK, exits.prediction_NK, exits.cost_NK)
-        tables[name] = ExitTable(("small", "large"), *columns)
-    truth = tables["mean"].prediction[:, -1]
-    choice = choose_frontier({name: replace(table, label=truth) for name, table in tables.items()})
-    assert choice.name == "mean"
-    table = replace(tables["mean"], label=truth)
-    write_calibration(folder, table, choice.frontier, asked.system.alternatives["mean"])
-    loaded = load_bundle(folder)
-    assert loaded.system == settings(combine="mean")
+def test_what_calibration_chose_is_what_the_bundle_keeps(bundle: str) -> None:
+    uncalibrated = load_bundle(bundle)
+    cascade = uncalibrated.cascade()
+    pixels = np.stack([uncalibrated.preprocessing(picture(k)) for k in range(60)])
+    exits = run_all_exits(combined(cascade, "mean"), pixels)
+    truth = exits.prediction_NK[:, -1]
+    table = ViewTable(
+        exits=("small", "large"),
+        views=("small", "large"),
+        image_id=np.arange(60),
+        logits_RWC=exits.views_NVC.numpy(),
+        row=np.arange(60),
+        cost_macs=exits.cost_NK,
+        label=truth,
+        columns=(0, 1),
+    )
+    chosen = calibrate(uncalibrated, table, "auto")
+    assert chosen.combined.combination.name != "last"
+    assert "last" in chosen.said[0]
+    write_calibration(bundle, chosen.combined.held.table, chosen.frontier, combination=chosen.combined.combination)
+    loaded = load_bundle(bundle)
+    assert loaded.combination == chosen.combined.combination == loaded.cascade().combination
+    assert loaded.as_built().combination.rule == "last"
     assert loaded.frontier is not None
-    assert loaded.frontier.points == choice.frontier.points
-    write_calibration(folder, table, choice.frontier)
-    assert load_bundle(folder).system == loaded.system
+    assert loaded.frontier.points == chosen.frontier.points
+    without = calibrate(loaded, replace(table, label=None), "fitted")
+    kept = loaded.combination if loaded.combination and loaded.combination.fitted else loaded.as_built().combination
+    assert without.combined.combination == kept
+    write_calibration(bundle, chosen.combined.held.table, chosen.frontier)
+    assert load_bundle(bundle).combination is None
