@@ -6,16 +6,14 @@ cost differs from image to image need no second code path.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from anchornet.budget.policy import NUM_FOLDS
-from anchornet.files import storage
+from anchornet.files.documents import read_parquet, write_parquet
 
 _METADATA_KEY = b"anchornet.exits"
 
@@ -122,10 +120,7 @@ class ExitTable:
             columns[name] = pa.FixedSizeListArray.from_arrays(flat, num_exits)
         if self.label is not None:
             columns["label"] = pa.array(self.label)
-        table = pa.table(columns).replace_schema_metadata({_METADATA_KEY: "\n".join(self.exits).encode()})
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        storage.write_bytes(uri, buffer.getvalue())
+        write_parquet(uri, pa.table(columns).replace_schema_metadata({_METADATA_KEY: "\n".join(self.exits).encode()}))
 
     @classmethod
     def from_parquet(cls, uri: str) -> ExitTable:
@@ -133,7 +128,7 @@ class ExitTable:
 
         Raises ValueError when the file is some other Parquet file.
         """
-        table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+        table = read_parquet(uri)
         metadata = table.schema.metadata or {}
         if _METADATA_KEY not in metadata:
             raise ValueError(

@@ -7,7 +7,6 @@ groups of Parquet keep together, or every group would be read many times: then i
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from anchornet.cascade import rows as records
 from anchornet.data.inputs import InputSettings, list_input
 from anchornet.files import storage
+from anchornet.files.documents import read_parquet, write_parquet
 
 SCHEMA = pa.schema([("image_id", pa.int64()), ("uri", pa.string())])
 ROWS_PER_FILE = 100_000
@@ -93,14 +93,13 @@ def write_manifest(folder: str, table: pa.Table) -> None:
         for uri in manifest_files(folder):
             storage.delete(uri)
     for start in range(0, len(table), ROWS_PER_FILE):
-        buffer = io.BytesIO()
-        pq.write_table(table.slice(start, ROWS_PER_FILE), buffer)
-        storage.write_bytes(storage.join(folder, f"part-{start // ROWS_PER_FILE:06d}.parquet"), buffer.getvalue())
+        name = f"part-{start // ROWS_PER_FILE:06d}.parquet"
+        write_parquet(storage.join(folder, name), table.slice(start, ROWS_PER_FILE))
 
 
 def read_manifest(folder: str) -> pa.Table:
     """A whole manifest: 8 bytes and a name per image, on the driver."""
-    return pa.concat_tables(pq.read_table(io.BytesIO(storage.read_bytes(uri))) for uri in manifest_files(folder))
+    return pa.concat_tables(read_parquet(uri) for uri in manifest_files(folder))
 
 
 def _num_rows(uri: str) -> int:

@@ -1,12 +1,15 @@
-"""Small documents beside data: YAML and JSON of plain values, and a digest of such values."""
+"""Small documents beside data: YAML and JSON of plain values, a digest of such values, and Parquet tables."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from anchornet.files import storage
@@ -53,3 +56,19 @@ def read_json(uri: str) -> Any:
         return json.loads(storage.read_bytes(uri))
     except ValueError as error:
         raise ValueError(f"{uri} is not valid JSON ({error}); restore the file") from error
+
+
+def write_parquet(uri: str, table: pa.Table) -> None:
+    """Write ``table`` as Parquet to ``uri``."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_parquet(uri: str) -> pa.Table:
+    """The whole Parquet file at ``uri``, read by this thread alone.
+
+    Arrow's threads may let go of memory that Python owns when the process is already ending, which kills it
+    (docs/surprises.md).
+    """
+    return pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri))).read(use_threads=False)

@@ -24,6 +24,7 @@ from anchornet.data.manifest import ROW_GROUP, grouped
 from anchornet.data.parquet import read_row_groups
 from anchornet.data.reading import with_contents
 from anchornet.files import storage
+from anchornet.files.documents import read_parquet
 
 
 class ManifestRows(Datasource):
@@ -79,7 +80,7 @@ def in_row_groups(uris: Sequence[str]) -> bool:
 
 
 def _read(uri: str) -> list[pa.Table]:
-    return [pq.read_table(io.BytesIO(storage.read_bytes(uri)))]
+    return [read_parquet(uri)]
 
 
 def _metadata(*uris: str) -> BlockMetadata:
