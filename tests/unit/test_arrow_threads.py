@@ -23,13 +23,11 @@ def threaded_reads(source: str) -> list[int]:
         name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
         names = {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
         single = any(word.arg == "use_threads" and ast.unparse(word.value) == "False" for word in call.keywords)
-        if (
-            name in ("read_table", "read", "read_row_group", "read_row_groups")
-            and names & OWNED_BY_PYTHON
-            and not single
-        ):
-            if name == "read_table" or "ParquetFile" in names:
-                found.append(call.lineno)
+        reads = name == "read_table" or (
+            name in ("read", "read_row_group", "read_row_groups") and "ParquetFile" in names
+        )
+        if reads and names & OWNED_BY_PYTHON and not single:
+            found.append(call.lineno)
     return found
 
 
