@@ -104,7 +104,20 @@ class Bundle:
 def assemble_bundle(folder_uri: str, models: Mapping[str, str], settings: SystemSettings) -> None:
     """Writes a bundle from model folders by role. Raises what load_model and save_bundle raise."""
     check_roles(models, settings)
-    save_bundle(folder_uri, {role: Trained(*load_model(folder)) for role, folder in models.items()}, settings)
+    trained_as = system_of(settings).trained_as(settings)
+    save_bundle(
+        folder_uri, {role: _load_as(role, folder, trained_as[role]) for role, folder in models.items()}, settings
+    )
+
+
+def _load_as(role: str, folder: str, trained_as: str) -> Trained:
+    """The network of a model folder under its role's name. Raises ValueError for one that was trained for something else."""
+    module, card = load_model(folder)
+    if card.role not in (role, trained_as):
+        raise ValueError(
+            f"{role} needs a network trained as {trained_as!r}, {folder} holds one trained as {card.role!r}; give another run"
+        )
+    return Trained(module, replace(card, role=role))
 
 
 def check_roles(given: Mapping[str, Any], settings: SystemSettings) -> None:

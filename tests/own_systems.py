@@ -120,6 +120,9 @@ class OwnSystem:
     def roles(self, settings: OwnSettings) -> tuple[str, ...]:
         return ("net",)
 
+    def trained_as(self, settings: OwnSettings) -> dict[str, str]:
+        return {"net": "net"}
+
     def complete(self, settings: OwnSettings, cards: Mapping[str, ModelCard]) -> OwnSettings:
         return settings
 

@@ -42,6 +42,10 @@ class System(Protocol):
         """Names of the networks that a bundle of this system holds."""
         ...
 
+    def trained_as(self, settings: Any) -> Mapping[str, str]:
+        """For each role what a network may have been trained as, in the words of training recipes, to be taken for it."""
+        ...
+
     def complete(self, settings: Any, cards: Mapping[str, ModelCard]) -> Any:
         """The settings that a bundle keeps: what a user may leave open is filled in from the cards of the networks."""
         ...

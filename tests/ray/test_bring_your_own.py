@@ -177,7 +177,7 @@ def behind_anchornet(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     assert importlib.import_module(module).main([*arguments, *sets(told)]) == 0
     pool, bundle = "pool.batch_size=16", f"bundle={folder / 'bundle'}"
     where = f"data.path={home / 'data' / 'validation'}"
-    assert calibrate.main(sets([f"run.folder={folder / 'calibrate'}", bundle, where, pool])) == 0
+    assert calibrate.main(sets([f"run.folder={folder / 'calibrate'}", bundle, where, pool, "drop_exits=false"])) == 0
     return folder
 
 

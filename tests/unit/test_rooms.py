@@ -21,6 +21,7 @@ ANCHORNET_ROOMS = [
     "systems",
     "report",
     "bundle",
+    "calibration",
 ]
 JOBS_ROOMS = ["settings", "shell", "data", "labelling", "training", "scoring"]
 """From top to bottom of README's list: a room imports from itself and from those before it. Verbs come last."""

@@ -31,6 +31,10 @@ class AnchorNetSystem:
         """AnchorNet and two classifiers."""
         return ROLES
 
+    def trained_as(self, settings: AnchorNetSettings) -> dict[str, str]:
+        """Each for its own role."""
+        return {role: role for role in ROLES}
+
     def complete(self, settings: AnchorNetSettings, cards: Mapping[str, ModelCard]) -> AnchorNetSettings:
         """Nothing is left open."""
         return settings

@@ -28,10 +28,12 @@ def models_cascade(
     placement: Placement | None = None,
     *,
     only: Collection[str] | None = None,
+    random_patches_seed: int | None = None,
 ) -> LooksCascade:
     """The cascade over classifiers by name; ``settings`` are complete.
 
-    only: names of the exits to keep, None for all; pixels are those of all members nevertheless. Raises ValueError when
+    only: names of the exits to keep, None for all; pixels are those of all members nevertheless. random_patches_seed replaces
+    AnchorNet's choice of patches by a random one. Raises ValueError when
     AnchorNet's patches (IoU threshold, number, grid) cannot always be found.
     """
     return LooksCascade(
@@ -42,6 +44,7 @@ def models_cascade(
         rule="last",
         given=views_of(settings).geometries,
         proposer=proposer_of(settings, networks),
+        random_patches_seed=random_patches_seed,
     )
 
 

@@ -22,6 +22,8 @@ from anchornet.systems.models.settings import ANCHOR, ANCHORNET, Member, ModelsS
 from anchornet.systems.system import Networks, Reference, Trained
 from anchornet.units import GIGA, gflops_text
 
+_TRAINED_AS = {"whole": "classifier", "glance": "glance", "patch": "patch"}
+"""By view: the recipe of ``jobs.train`` that trains for it."""
 _SEES = {"glance": "the glance, the image of AnchorNet shrunk to a patch", "patch": "patches of AnchorNet's image"}
 """For people: pixels that are not the network's own view."""
 
@@ -33,8 +35,22 @@ class ModelsSystem:
         """The names of the members, AnchorNet's before them."""
         return settings.roles
 
+    def trained_as(self, settings: ModelsSettings) -> dict[str, str]:
+        """Members by what they see."""
+        front = {ANCHORNET: ANCHORNET} if settings.anchornet else {}
+        return {**front, **{member.role: _TRAINED_AS[member.view] for member in settings.members}}
+
     def complete(self, settings: ModelsSettings, cards: Mapping[str, ModelCard]) -> ModelsSettings:
-        """Every member's preprocessing in full, as its card says it; weight files are not needed any more."""
+        """Every member's preprocessing in full, as its card says it; weight files are not needed any more.
+
+        Raises ValueError for a network of another architecture than its member's.
+        """
+        for member in settings.members:
+            if cards[member.role].architecture != member.architecture:
+                raise ValueError(
+                    f"system.members: {member.role} has architecture {member.architecture}, the network given for it is a "
+                    f"{cards[member.role].architecture}; correct the one or the other"
+                )
         members = [
             replace(member, weights=None, preprocessing=_complete(member, cards[member.role].preprocessing))
             for member in settings.members

@@ -12,12 +12,13 @@ import safetensors.torch
 import torch
 import yaml
 
-from anchornet.bundle import load_bundle, save_bundle, write_calibration
+from anchornet.bundle import assemble_bundle, load_bundle, save_bundle, write_calibration
 from anchornet.calibration import calibrate
 from anchornet.cascade.protocol import Placement
 from anchornet.cascade.run import run_all_exits
 from anchornet.cascade.view_table import ViewTable
 from anchornet.images.preprocess import Preprocessing, Views
+from anchornet.models.card import ModelCard, save_model
 from anchornet.models.classifiers import build_classifier
 from anchornet.systems.models.settings import Member, ModelsSettings, PreprocessingSettings
 from anchornet.systems.models.system import SYSTEM
@@ -70,6 +71,38 @@ def test_a_bundle_holds_the_cascade_and_all_preprocessing(bundle: str) -> None:
     assert {role: card.preprocessing for role, card in loaded.cards.items()} == FEEDS
     assert [exit.name for exit in loaded.cascade().exits] == ["small", "large"]
     assert [stage.name for stage in loaded.cascade().stages] == ["small", "large"]
+
+
+def trained(folder: Path, name: str, role: str) -> str:
+    """A model folder as ``jobs.train`` leaves it: ``small`` or ``large``, trained by the recipe of this role."""
+    card = ModelCard(
+        role=role, architecture=f"tests.small_classifiers:{name}", classes=CLASSES, preprocessing=FEEDS[name]
+    )
+    save_model(str(folder / name), networks()[name], card)
+    return str(folder / name)
+
+
+def test_runs_of_recipe_classifier_become_members(tmp_path: Path) -> None:
+    runs = {name: trained(tmp_path, name, "classifier") for name in ("small", "large")}
+    given = settings(members=tuple(Member(architecture=f"tests.small_classifiers:{name}") for name in runs))
+    assemble_bundle(str(tmp_path / "bundle"), runs, given)
+    loaded = load_bundle(str(tmp_path / "bundle"))
+    assert loaded.system == settings()  # how they are fed is what the runs' cards say
+    assert {role: card.role for role, card in loaded.cards.items()} == {"small": "small", "large": "large"}
+
+
+def test_a_run_of_another_recipe_or_architecture_is_no_member(tmp_path: Path) -> None:
+    runs = {"small": trained(tmp_path, "small", "glance"), "large": trained(tmp_path, "large", "classifier")}
+    with pytest.raises(
+        ValueError, match=r"small needs a network trained as 'classifier', .*small holds one trained as 'glance'"
+    ):
+        assemble_bundle(str(tmp_path / "bundle"), runs, settings())
+    runs["small"] = trained(tmp_path, "small", "classifier")
+    other = (replace(members()[0], architecture="resnet18", name="small"), members()[1])
+    with pytest.raises(
+        ValueError, match=r"small has architecture resnet18, the network given for it is a tests\.small_cl"
+    ):
+        assemble_bundle(str(tmp_path / "bundle"), runs, settings(members=other))
 
 
 @pytest.mark.parametrize("name", ["mean", "std", "resize"])
