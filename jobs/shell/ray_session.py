@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _NOT_SHIPPED = ["/.git", "/.venv", "/runs", "/data", ".*_cache", ".hypothesis", "__pycache__"]
 """Not sent to the workers of a cluster; written as in .gitignore."""
+_GOOGLE = ("STORAGE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT")
+"""What Arrow's client for ``gs://`` looks for besides credentials."""
 _LOCAL_ENVIRONMENT = {
     # Ray Train looks at its workers every 2 s, and an epoch that has ended waits for that; on one machine a look is cheap.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -132,10 +134,14 @@ def runtime_env() -> dict[str, Any]:
 def _worker_environment() -> dict[str, str]:
     """Environment that workers need to find the object storage.
 
-    Credentials are left out: a runtime environment can be read by whoever sees the cluster's dashboard. Local workers
+    Credentials are left out, the name of Google's file of them too, which lies on this machine: a runtime environment can be read by whoever sees the cluster's dashboard. Local workers
     inherit them from this process; on a cluster the nodes have a role, or a profile, of their own.
     """
-    return {key: value for key, value in os.environ.items() if key.startswith("AWS_") and not _is_secret(key)}
+    return {key: value for key, value in os.environ.items() if _is_storage(key) and not _is_secret(key)}
+
+
+def _is_storage(name: str) -> bool:
+    return name.startswith("AWS_") or name in _GOOGLE
 
 
 def _is_secret(name: str) -> bool:

@@ -201,6 +201,9 @@ def test_a_local_ray_has_at_least_the_cpus_with_which_every_job_runs(
         ("AWS_ACCESS_KEY_ID", False),
         ("AWS_SESSION_TOKEN", False),
         ("AWS_SECRET_ACCESS_KEY", False),
+        ("STORAGE_EMULATOR_HOST", True),
+        ("GOOGLE_CLOUD_PROJECT", True),
+        ("GOOGLE_APPLICATION_CREDENTIALS", False),
         ("HOME", False),
     ],
 )
