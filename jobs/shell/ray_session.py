@@ -134,8 +134,9 @@ def runtime_env() -> dict[str, Any]:
 def _worker_environment() -> dict[str, str]:
     """Environment that workers need to find the object storage.
 
-    Credentials are left out, the name of Google's file of them too, which lies on this machine: a runtime environment can be read by whoever sees the cluster's dashboard. Local workers
-    inherit them from this process; on a cluster the nodes have a role, or a profile, of their own.
+    Credentials are left out, the name of Google's file of them too, which lies on this machine: a runtime environment can be
+    read by whoever sees the cluster's dashboard. Local workers inherit them from this process; on a cluster the nodes have a
+    role, or a profile, of their own.
     """
     return {key: value for key, value in os.environ.items() if _is_storage(key) and not _is_secret(key)}
 
