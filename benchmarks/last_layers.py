@@ -20,7 +20,7 @@ from torch.nn import functional
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """Of the Lite networks, from TensorFlow's release (mean 127, standard deviation 128, of bytes)."""
 PATCH = 95
-RIDGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+RIDGES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """Strengths of the l2 penalty that are tried, on weights of standardised features."""
 _STATISTICS = 10
 """Batches from which batch-norm statistics are taken anew."""
