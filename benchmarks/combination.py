@@ -111,14 +111,6 @@ def exit_lines(rule: Ways, fitted: Ways) -> Iterator[str]:
         )
 
 
-def on_test(each: Ways, gflops: float) -> Judged | None:
-    """The frontier's policy for this spend on the test images; None where it is cheaper than the first exit."""
-    frontier = each.calibration.frontier
-    if gflops < frontier.minimum_gflops:
-        return None
-    return judge(each.test, frontier, gflops)
-
-
 def judge(test: ExitTable, frontier: Frontier, gflops: float) -> Judged:
     """Which images are right under the frontier's policy, and what was spent."""
     policy = frontier.at(gflops)
@@ -128,15 +120,15 @@ def judge(test: ExitTable, frontier: Frontier, gflops: float) -> Judged:
 
 
 def frontier_lines(ways: Sequence[Ways]) -> Iterator[str]:
-    """One line per spend: accuracy and what was spent; the difference is the second way's to the first."""
-    yield line(("GFLOPs asked", *(f"{each.name} (spent)" for each in ways), f"{ways[1].name} - {ways[0].name}"))
-    yield line(["---"] * (len(ways) + 2))
+    """One line per spend: accuracy and what was spent, and the paired differences of the others to the first way."""
+    yield line(
+        ("GFLOPs asked", *(f"{each.name} (spent)" for each in ways), *(f"{each.name} - sum" for each in ways[1:]))
+    )
+    yield line(["---"] * 2 * len(ways))
     for asked in SPENDS:
-        found = [on_test(each, asked) for each in ways]
-        first, second = found[0], found[1]
-        cells = ["" if one is None else f"{percent(one.right_N.mean())} ({one.gflops:.3f})" for one in found]
-        difference = "" if first is None or second is None else _difference(second.right_N, first.right_N)
-        yield line((f"{asked:.2f}", *cells, difference))
+        found = [judge(each.test, each.calibration.frontier, asked) for each in ways]
+        cells = [f"{percent(one.right_N.mean())} ({one.gflops:.3f})" for one in found]
+        yield line((f"{asked:.2f}", *cells, *(_difference(one.right_N, found[0].right_N) for one in found[1:])))
 
 
 def as_good_as_full(ways: Sequence[Ways], full_right_N: np.ndarray, full_gflops: float) -> str:

@@ -15,6 +15,7 @@ result is in the folder is not done again.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -60,6 +61,7 @@ IMAGE = replace(Preprocessing.of_size(224), mean=MEAN, std=STD)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when the tables are written."""
+    logging.getLogger("anchornet").setLevel(logging.ERROR)  # budgets beyond the useful maximum are shown on purpose
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", required=True, help="folder that holds train, validation and test")
     parser.add_argument("--anchornet", required=True, help="run folder of the trained AnchorNet")
