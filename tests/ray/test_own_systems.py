@@ -129,8 +129,9 @@ def test_evaluation_has_every_exit(bundle: Path, material: Path, tmp_path: Path)
     assert evaluate.main(arguments(*settings)) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["exit"] for row in report["exits"]] == [f"look{k}" for k in (1, 2, 3, 4)]
-    assert report["exits"][-1]["accuracy"] == 1.0
-    assert report["references"] == []
+    assert report["exits"][-1]["accuracy"] > 0.8  # fitted weights
+    assert [row["reference"] for row in report["references"]] == ["combined by the rule sum"] * 4
+    assert report["references"][-1]["accuracy"] == 1.0  # the truth is what the sum says at the last exit
 
 
 def test_another_number_of_pools_than_stages_is_refused(
