@@ -86,7 +86,7 @@ class Combination:
             if weight:
                 part = views[position] if weight == 1.0 else views[position] * weight
                 total = part if total is None else total + part
-        return views[0] * 0.0 if total is None else total
+        return next(iter(views.values())) * 0.0 if total is None else total
 
     def added(self, exit_index: int) -> range:
         """Positions of the views that an exit adds."""

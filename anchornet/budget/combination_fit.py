@@ -15,7 +15,7 @@ from anchornet.budget.combination import Combination
 RIDGE = 10.0
 """Strength of the pull towards the weights of the base rule: ``RIDGE * |w - base|^2`` beside the summed cross-entropy in nats.
 It keeps weights finite where all images are of one class, and near the rule where images are few
-(``python -m benchmarks.combination``)."""
+(``benchmarks/results/photographs_202611.md``)."""
 _STEPS = 50
 _CONVERGED = 1e-9
 """Decrease of the loss, as a part of it, below which it is at its minimum."""
