@@ -120,7 +120,8 @@ class Demo:
                 raise
             return INTERRUPTED  # the job has said so
         report = read_json(RunFolder(f"{self.folder}/evaluate").report)
-        summary = demo_report.summarise(self.seed, report, labels, self.seconds)
+        said = read_json(RunFolder(f"{self.folder}/calibrate").report)["said"]
+        summary = demo_report.summarise(self.seed, report, labels, self.seconds, said)
         write_json(f"{self.folder}/summary.json", summary)
         frontier = frontier_of(self.folder)
         sys.stdout.write("\n" + demo_report.last_screen(summary, labels, frontier, evaluation, self.folder))

@@ -21,13 +21,19 @@ LABEL_COLUMNS = {
 
 
 def summarise(
-    seed: int, evaluation: dict[str, Any], labels: Sequence[scores.Row], seconds: dict[str, float]
+    seed: int,
+    evaluation: dict[str, Any],
+    labels: Sequence[scores.Row],
+    seconds: dict[str, float],
+    calibration: Sequence[str],
 ) -> dict[str, Any]:
-    """``summary.json``. evaluation: report of the evaluate job, with a full network; labels: rows of LABEL_COLUMNS."""
+    """``summary.json``. evaluation: report of the evaluate job, with a full network; labels: rows of LABEL_COLUMNS; calibration:
+    what it chose or dropped, in sentences."""
     references = evaluation["references"]
     [full] = [row for row in references if row["reference"] == FULL]
     return {
         "seed": seed,
+        "calibration": list(calibration),
         "anchor_patch_accuracy": [row["accuracy"] for row in references if row["reference"] == PATCHES_ALONE],
         "random_patch_accuracy": [row["accuracy"] for row in references if row["reference"] == RANDOM_PATCHES],
         "full": _point(full),
@@ -73,7 +79,7 @@ def last_screen(
 ) -> str:
     """The lines to take away, the tables, where the pictures are. evaluation: the evaluate job's own report as text."""
     minutes = sum(summary["seconds"].values()) / 60
-    parts = ["\n".join(take_away(summary)), evaluation.rstrip()]
+    parts = ["\n".join(take_away(summary)), *summary["calibration"], evaluation.rstrip()]
     parts += [f"Labels\n\n{scores.markdown(labels, LABEL_COLUMNS)}"]
     parts += [text] if (text := scores.single_point(frontier)) else []
     parts += [

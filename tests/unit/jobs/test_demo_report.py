@@ -26,8 +26,9 @@ LABEL = {"asked_gflops": 0.1, "gflops": 0.09, "accuracy": 0.91, "images": 10, "f
 
 
 def test_the_summary_has_what_a_script_needs() -> None:
-    assert demo_report.summarise(3, evaluation(0.7, 0.92), [LABEL], {"ray": 1.23}) == {
+    assert demo_report.summarise(3, evaluation(0.7, 0.92), [LABEL], {"ray": 1.23}, ["Dropped: exit glance."]) == {
         "seed": 3,
+        "calibration": ["Dropped: exit glance."],
         "anchor_patch_accuracy": [0.8, 0.85],
         "random_patch_accuracy": [0.5, 0.6],
         "full": {"gflops": 0.5, "accuracy": 0.9},
@@ -38,7 +39,7 @@ def test_the_summary_has_what_a_script_needs() -> None:
 
 
 def test_three_lines_to_take_away() -> None:
-    summary = demo_report.summarise(0, evaluation(0.7, 0.92, 0.95), [LABEL], {})
+    summary = demo_report.summarise(0, evaluation(0.7, 0.92, 0.95), [LABEL], {}, [])
     assert demo_report.take_away(summary) == [
         "The full network looks at every pixel: 90.0 % right for 0.5000 GFLOPs per image.",
         "The cascade: 92.0 % right for 0.2000 GFLOPs per image, 40 % of that cost.",
@@ -47,7 +48,7 @@ def test_three_lines_to_take_away() -> None:
 
 
 def test_a_cascade_that_falls_short_is_not_praised() -> None:
-    summary = demo_report.summarise(0, evaluation(0.7, 0.85), [LABEL], {})
+    summary = demo_report.summarise(0, evaluation(0.7, 0.85), [LABEL], {}, [])
     assert "85.0 % right (less than the full network)" in demo_report.take_away(summary)[1]
 
 
