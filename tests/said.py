@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -11,10 +12,13 @@ from anchornet.budget.combination import Rule
 from anchornet.cascade.protocol import Cascade, rule_of
 
 
-def combined(cascade: Any, rule: Rule | None) -> Any:
-    """The cascade, under a rule where one is given."""
-    if rule is not None:
-        cascade.combination = rule_of(cascade, rule)
+def combined(cascade: Any, rule: Rule | Literal["fitted"]) -> Any:
+    """The cascade under a rule, or under weights as calibration could have fitted them, another for every view and exit."""
+    cascade.combination = rule_of(cascade, "sum" if rule == "fitted" else rule)
+    if rule == "fitted":
+        rows = cascade.combination.weights
+        weights = tuple(tuple(0.3 + 0.2 * view - 0.1 * k for view in range(len(row))) for k, row in enumerate(rows))
+        cascade.combination = replace(cascade.combination, weights=weights, fitted=True)
     return cascade
 
 

@@ -111,7 +111,7 @@ def stage_by_stage(cascade: LooksCascade, rows: np.ndarray, limits: np.ndarray, 
 
 
 @pytest.mark.parametrize("stages", ["per_member", "one"])
-@pytest.mark.parametrize("rule", ["last", "mean"])
+@pytest.mark.parametrize("rule", ["last", "mean", "fitted"])
 @hypothesis_settings(max_examples=8)
 @given(limits=st.tuples(st.floats(0.3, 1.01), st.floats(0.3, 1.01)), batch=st.integers(1, COUNT))
 def test_stages_and_batches_change_nothing(stages: str, rule: Rule, limits: tuple[float, float], batch: int) -> None:

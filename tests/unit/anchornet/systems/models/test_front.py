@@ -122,7 +122,7 @@ def test_costs_are_those_really_computed() -> None:
     assert len(set(result.exit.tolist())) > 1
 
 
-@pytest.mark.parametrize("rule", ["last", "mean"])
+@pytest.mark.parametrize("rule", ["last", "mean", "fitted"])
 @pytest.mark.parametrize("stages", ["per_member", "one"])
 @pytest.mark.parametrize("batch", [1, 3, COUNT])
 def test_stages_and_batches_change_nothing(rule: Rule, stages: str, batch: int) -> None:
