@@ -145,7 +145,8 @@ def calibrate(folder: Path) -> None:
     for start in range(0, len(paths), BATCH):
         pixels = [loaded.preprocessing(decode(path.read_bytes())) for path in paths[start : start + BATCH]]
         parts.append(run_all_exits(cascade, np.stack(pixels)))
-    confidence, prediction, cost = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    columns = zip(*((part.confidence, part.prediction, part.cost_NK) for part in parts), strict=True)
+    confidence, prediction, cost = (np.concatenate(column) for column in columns)
     names = tuple(exit.name for exit in cascade.exits)
     table = ExitTable(names, np.arange(len(paths)), confidence, prediction, cost, prediction[:, -1])
     for bundle, calibrated in ("cascade", table), ("alone", last_alone(table)):

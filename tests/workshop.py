@@ -54,7 +54,7 @@ def build_workshop(folder: Path, architecture: str = ARCHITECTURE) -> Workshop:
 def sort_by_last_exit(uris: list[str], folder: Path) -> None:
     """Copy images into the class folders that the cascade's last exit names."""
     pixels = np.stack([preprocess(decode(Path(uri).read_bytes())) for uri in uris])
-    labels = run_all_exits(tiny_cascade(), pixels).prediction_NK[:, -1]
+    labels = run_all_exits(tiny_cascade(), pixels).prediction[:, -1]
     for uri, label in zip(uris, labels, strict=True):
         target = folder / CLASSES[label] / Path(uri).name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ then as many rows are run as the dearest case allows, and what they left over pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,15 +105,30 @@ def run_cascade(
     return standing
 
 
-class AllExits(NamedTuple):
+@dataclass(frozen=True)
+class AllExits:
     """Every exit of every image, as calibration needs it."""
 
-    confidence_NK: np.ndarray
-    prediction_NK: np.ndarray
-    cost_NK: np.ndarray
-    """(N, K) int64: cumulative multiply-adds."""
+    combination: Combination
+    """The cascade's; answers are made of it when they are asked for."""
     views_NVC: Tensor
     """(N, V, C) float32: all views of these exits."""
+    cost_NK: np.ndarray
+    """(N, K) int64: cumulative multiply-adds."""
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(N, K) float32."""
+        return self._answers[0]
+
+    @property
+    def prediction(self) -> np.ndarray:
+        """(N, K) int32."""
+        return self._answers[1]
+
+    @cached_property
+    def _answers(self) -> tuple[np.ndarray, np.ndarray]:
+        return answers(self.combination, self.views_NVC, self.cost_NK.shape[1])
 
 
 def run_all_exits(cascade: Cascade[S], images_NHW3: np.ndarray, num_exits: int | None = None) -> AllExits:
@@ -123,9 +140,7 @@ def run_all_exits(cascade: Cascade[S], images_NHW3: np.ndarray, num_exits: int |
         step, state = cascade.advance(state, k)
         views += step.views
         macs.append(step.macs_n)
-    views_NVC = torch.stack(views, dim=1)
-    scores, labels = answers(cascade.combination, views_NVC, len(macs))
-    return AllExits(scores, labels, np.cumsum(np.stack(macs, axis=1), axis=1), views_NVC)
+    return AllExits(cascade.combination, torch.stack(views, dim=1), np.cumsum(np.stack(macs, axis=1), axis=1))
 
 
 def answers(combination: Combination, views_NVC: Tensor, num_exits: int) -> tuple[np.ndarray, np.ndarray]:

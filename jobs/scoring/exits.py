@@ -162,9 +162,8 @@ def _exit_table(table: pa.Table, part: str, exits: tuple[str, ...]) -> ExitTable
 
 def readable(table: pa.Table, cascade: Cascade[Any]) -> tuple[dict[str, Any], np.ndarray]:
     """Columns image_id and label of the images that could be read, and their pixels as ``cascade`` takes them."""
-    readable = table.filter(table["image"].is_valid())
-    pixels = _pixels(readable["image"], image_shape(cascade))
-    return {"image_id": readable["image_id"], "label": readable["label"]}, pixels
+    rows = table.filter(table["image"].is_valid())
+    return {"image_id": rows["image_id"], "label": rows["label"]}, _pixels(rows["image"], image_shape(cascade))
 
 
 def _pixels(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:

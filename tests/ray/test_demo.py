@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ray
 def sort_by_first_exit(uris: list[str], folder: Path) -> None:
     """Copies of images in the class folders that the cascade's first exit names: no later exit can be worth its cost."""
     pixels = np.stack([preprocess(decode(Path(uri).read_bytes())) for uri in uris])
-    labels = run_all_exits(tiny_cascade(), pixels).prediction_NK[:, 0]
+    labels = run_all_exits(tiny_cascade(), pixels).prediction[:, 0]
     for uri, label in zip(uris, labels, strict=True):
         target = folder / CLASSES[label] / Path(uri).name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cascade = own_systems.OwnCascade({}, network.eval(), CLASSES)  # type: ignore[arg-type]
     for path in write_images(folder / "unsorted", 90, seed=1):
         pixels = own_systems.SYSTEM.preprocessing(None)(decode(path.read_bytes()))[None]  # type: ignore[arg-type]
-        truth = CLASSES[run_all_exits(cascade, pixels).prediction_NK[0, -1]]
+        truth = CLASSES[run_all_exits(cascade, pixels).prediction[0, -1]]
         (folder / "held_out" / truth).mkdir(parents=True, exist_ok=True)
         path.rename(folder / "held_out" / truth / path.name)
     return folder

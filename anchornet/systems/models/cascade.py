@@ -33,8 +33,8 @@ def models_cascade(
     """The cascade over classifiers by name; ``settings`` are complete.
 
     only: names of the exits to keep, None for all; pixels are those of all members nevertheless. random_patches_seed replaces
-    AnchorNet's choice of patches by a random one. Raises ValueError when
-    AnchorNet's patches (IoU threshold, number, grid) cannot always be found.
+    AnchorNet's choice of patches by a random one. Raises ValueError when AnchorNet's patches (IoU threshold, number, grid) cannot
+    always be found.
     """
     return LooksCascade(
         [each for each in exits_of(settings) if only is None or each.name in only],

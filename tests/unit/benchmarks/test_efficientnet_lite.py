@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from anchornet.budget.frontier import fit_frontier
+from anchornet.bundle import load_bundle, save_bundle
+from anchornet.systems.models.system import SYSTEM
 from benchmarks import efficientnet_lite
 from benchmarks.tables import synthetic_table
+from tests import small_classifiers
 
 
 def table(**labels: str | None) -> pa.Table:
@@ -46,6 +50,28 @@ def test_photographs_are_drawn_by_a_fixed_seed(tmp_path: Path) -> None:
     assert len(set(drawn[0])) == 8
     with pytest.raises(SystemExit, match="holds 20 photographs of test, 21 are asked for; ask for fewer"):
         efficientnet_lite.sample(tmp_path, "test", 21, tmp_path / "third")
+
+
+def test_both_bundles_are_calibrated_from_one_pass(tmp_path: Path) -> None:
+    """Two small classifiers in place of the Lite ones: the cascade, and its last member alone."""
+    files = small_classifiers.write_weights(tmp_path)
+    members = small_classifiers.members(files)
+    for name, kept in (("cascade", members), ("alone", members[1:])):
+        settings = small_classifiers.settings(members=kept)
+        parts = SYSTEM.import_weights(settings, settings.weight_files, {}, small_classifiers.CLASSES)
+        save_bundle(str(tmp_path / name), parts, settings)
+    (tmp_path / "calibrate").mkdir()
+    for number in range(12):
+        Image.fromarray(small_classifiers.picture(number)).save(tmp_path / "calibrate" / f"{number}.png")
+    efficientnet_lite.calibrate(tmp_path)
+    both, alone = (load_bundle(str(tmp_path / name)) for name in ("cascade", "alone"))
+    assert both.exit_table is not None
+    assert alone.exit_table is not None
+    assert both.exit_table.exits == ("small", "large")
+    assert both.exit_table.correct[:, 1].all()  # the last member's answer is the truth
+    assert alone.exit_table.exits == ("large",)
+    assert (alone.exit_table.prediction == both.exit_table.prediction[:, 1:]).all()
+    assert alone.exit_table.cost_macs[0, 0] == alone.cascade().exits[0].macs
 
 
 def test_a_row_says_what_was_asked_spent_and_agreed_on() -> None:

@@ -67,7 +67,7 @@ def test_survivors_are_really_dropped() -> None:
 def test_thresholds_are_met_with_equality() -> None:
     images = fake_images(1)
     table = run_all_exits(FakeCascade(), images)
-    exact = float(table.confidence_NK[0, 1])
+    exact = float(table.confidence[0, 1])
     above = float(np.nextafter(np.float32(exact), np.float32(2)))
     assert run_cascade(FakeCascade(), images, thresholds(1, 2, exact, 2)).exit[0] == 1
     assert run_cascade(FakeCascade(), images, thresholds(1, 2, above, 2)).exit[0] == 3
@@ -87,7 +87,7 @@ def test_the_last_exit_takes_everything_whatever_its_threshold() -> None:
 def test_a_stage_says_who_goes_on_and_leaves_its_input_alone() -> None:
     cascade, images = FakeCascade(), fake_images(30)
     before, rows = Standing.fresh(30, 1), np.arange(3, 30, 3)
-    scores = run_all_exits(FakeCascade(), images).confidence_NK[:, 0]
+    scores = run_all_exits(FakeCascade(), images).confidence[:, 0]
     limits = thresholds(30, np.median(scores[rows]), 2, 2)
     parts = [Part(rows, cascade.start(images[rows])), Part(np.zeros(0, np.int64), None)]
     result = run_stage(cascade, cascade.stages[0], parts, before, limits)
@@ -120,7 +120,7 @@ def test_an_allowance_is_never_exceeded(dynamic: bool, allowance: int, threshold
 
 def test_a_short_allowance_goes_to_the_least_certain() -> None:
     images = fake_images(40)
-    first = run_all_exits(FakeCascade(), images).confidence_NK[:, 0]
+    first = run_all_exits(FakeCascade(), images).confidence[:, 0]
     allowance = 40 * MACS[0] + 10 * MACS[1]
     result = run_cascade(FakeCascade(), images, thresholds(40, 2, 0, 0), allowance)
     assert set(np.flatnonzero(result.exit == 1)) == set(np.argsort(first, kind="stable")[:10])
@@ -145,7 +145,7 @@ def test_pieces_go_on_in_the_order_of_the_batch(allowance: int, seed: int) -> No
     result = run_cascade(FakeCascade(dynamic=True), images, limits, allowance)
     exits = run_all_exits(FakeCascade(dynamic=True), images)
     known = np.flatnonzero(result.exit != NO_EXIT)
-    np.testing.assert_array_equal(result.label_id[known], exits.prediction_NK[known, result.exit[known]])
+    np.testing.assert_array_equal(result.label_id[known], exits.prediction[known, result.exit[known]])
     np.testing.assert_array_equal(result.macs[known], exits.cost_NK[known, result.exit[known]])
 
 

@@ -23,7 +23,7 @@ def test_it_answers_as_its_network_does() -> None:
     assert standing.label_id.tolist() == logits.argmax(1).tolist()
     assert standing.exit.tolist() == [0] * 5
     assert standing.macs.tolist() == [count_macs(network, (1, 3, 64, 64))] * 5
-    assert run_all_exits(cascade, pixels).prediction_NK[:, 0].tolist() == standing.label_id.tolist()
+    assert run_all_exits(cascade, pixels).prediction[:, 0].tolist() == standing.label_id.tolist()
     assert image_shape(cascade) == (64, 64, 3)
 
 

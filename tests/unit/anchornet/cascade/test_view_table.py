@@ -51,8 +51,8 @@ def test_scores_are_those_of_the_loop() -> None:
         label=None,
         columns=tuple(range(4)),
     ).exit_table(cascade.combination)
-    np.testing.assert_array_equal(table.confidence, exits.confidence_NK)
-    np.testing.assert_array_equal(table.prediction, exits.prediction_NK)
+    np.testing.assert_array_equal(table.confidence, exits.confidence)
+    np.testing.assert_array_equal(table.prediction, exits.prediction)
     np.testing.assert_array_equal(table.cost_macs, exits.cost_NK)
 
 

@@ -44,10 +44,10 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     table = ExitTable(
         exits=tuple(each.name for each in cascade.exits),
         image_id=np.arange(40),
-        confidence=found.confidence_NK,
-        prediction=found.prediction_NK,
+        confidence=found.confidence,
+        prediction=found.prediction,
         cost_macs=found.cost_NK,
-        label=found.prediction_NK[:, -1],
+        label=found.prediction[:, -1],
     )
     write_calibration(bundle, table, fit_frontier(table))
     return bundle

@@ -99,8 +99,8 @@ def test_an_actor_answers_for_readable_images_as_the_cascade_does(work: ExitWork
     assert answer["label"].to_pylist() == [1, 0, 0]
     table = exits._exit_table(answer, CASCADE, NAMES)
     alone = run_all_exits(tiny_cascade(), pixels[[0, 2, 3]])
-    np.testing.assert_allclose(table.confidence, alone.confidence_NK, atol=1e-5)
-    assert (table.prediction == alone.prediction_NK).all()
+    np.testing.assert_allclose(table.confidence, alone.confidence, atol=1e-5)
+    assert (table.prediction == alone.prediction).all()
     assert (table.cost_macs == alone.cost_NK).all()
     for part, names in exit_names(work).items():
         assert exits._exit_table(answer, part, names).confidence.shape == (3, len(names))

@@ -41,7 +41,7 @@ def cascade(order: str, skip: tuple[str, ...], **options: object) -> LooksCascad
 def median_thresholds(built: LooksCascade, pixels: np.ndarray) -> np.ndarray:
     """(N, K): about half of the images leave at each exit."""
     table = run_all_exits(built, pixels)
-    limits = np.tile(np.median(table.confidence_NK, axis=0), (len(pixels), 1)).astype(np.float32)
+    limits = np.tile(np.median(table.confidence, axis=0), (len(pixels), 1)).astype(np.float32)
     limits[:, -1] = -np.inf
     return limits
 
@@ -85,8 +85,8 @@ def test_every_exit_equals_the_naive_reference(order: str, skip: tuple[str, ...]
         assert names == list(exit_names(AnchorNetSettings(order=order, skip=skip)))  # type: ignore[arg-type]
         for k, name in enumerate(names):
             probability = torch.softmax(expected[name], dim=0)
-            assert table.confidence_NK[i, k] == pytest.approx(float(probability.max()), abs=1e-5)
-            assert table.prediction_NK[i, k] == int(expected[name].argmax())
+            assert table.confidence[i, k] == pytest.approx(float(probability.max()), abs=1e-5)
+            assert table.prediction[i, k] == int(expected[name].argmax())
 
 
 @pytest.mark.parametrize(("order", "skip"), ORDERS)
@@ -166,9 +166,9 @@ def test_random_patches_obey_the_same_rule_and_repeat() -> None:
     built = cascade("anchor_first", (), random_patches_seed=3)
     first, chosen = run_all_exits(built, pixels), run_all_exits(cascade("anchor_first", ()), pixels)
     again = run_all_exits(built, pixels[[4, 0]])
-    np.testing.assert_allclose(again.confidence_NK, first.confidence_NK[[4, 0]], atol=1e-5)
-    np.testing.assert_allclose(first.confidence_NK[:, :2], chosen.confidence_NK[:, :2], atol=1e-5)
-    assert not np.allclose(first.confidence_NK[:, 2], chosen.confidence_NK[:, 2], atol=1e-5)
+    np.testing.assert_allclose(again.confidence, first.confidence[[4, 0]], atol=1e-5)
+    np.testing.assert_allclose(first.confidence[:, :2], chosen.confidence[:, :2], atol=1e-5)
+    assert not np.allclose(first.confidence[:, 2], chosen.confidence[:, 2], atol=1e-5)
 
 
 def test_a_selection_that_can_fall_short_is_refused() -> None:
@@ -179,7 +179,7 @@ def test_a_selection_that_can_fall_short_is_refused() -> None:
 def test_no_images_at_all() -> None:
     built = cascade("anchor_first", ())
     table = run_all_exits(built, photographs(0))
-    assert table.confidence_NK.shape == (0, 6)
+    assert table.confidence.shape == (0, 6)
 
 
 @pytest.mark.parametrize("skip", [("patch1",), ("glance", "glance"), ("anchor", "glances")])

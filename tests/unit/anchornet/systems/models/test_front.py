@@ -114,7 +114,7 @@ def test_costs_are_those_really_computed() -> None:
     small = count_macs(NETWORKS["patch"], (1, 3, 95, 95))
     expected = [count_macs(NETWORKS["anchornet"], (1, 3, 224, 224)), small, small, small]
     assert [exit.macs for exit in built.exits] == [*expected, count_macs(NETWORKS["large"], (1, 3, 64, 64))]
-    limits = np.tile(np.median(run_all_exits(built, rows).confidence_NK, axis=0), (COUNT, 1)).astype(np.float32)
+    limits = np.tile(np.median(run_all_exits(built, rows).confidence, axis=0), (COUNT, 1)).astype(np.float32)
     limits[:, -1] = -np.inf
     with MacsCounter() as counter:
         result = run_cascade(built, rows, limits)
@@ -128,7 +128,7 @@ def test_costs_are_those_really_computed() -> None:
 def test_stages_and_batches_change_nothing(rule: Rule, stages: str, batch: int) -> None:
     given = settings(stages=stages)
     built, rows = combined(cascade_of(given), rule), pixels(given)
-    limits = np.tile(np.median(run_all_exits(built, rows).confidence_NK, axis=0), (COUNT, 1)).astype(np.float32) + 1e-4
+    limits = np.tile(np.median(run_all_exits(built, rows).confidence, axis=0), (COUNT, 1)).astype(np.float32) + 1e-4
     limits[:, -1] = -np.inf
     expected = run_cascade(built, rows, limits)
     uris = [f"/{k}.jpg" for k in range(COUNT)]

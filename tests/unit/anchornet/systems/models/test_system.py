@@ -217,7 +217,7 @@ def test_what_calibration_chose_is_what_the_bundle_keeps(bundle: str) -> None:
     cascade = uncalibrated.cascade()
     pixels = np.stack([uncalibrated.preprocessing(picture(k)) for k in range(60)])
     exits = run_all_exits(combined(cascade, "mean"), pixels)
-    truth = exits.prediction_NK[:, -1]
+    truth = exits.prediction[:, -1]
     table = ViewTable(
         exits=("small", "large"),
         views=("small", "large"),
