@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anchornet.images.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """Of the Lite networks, from TensorFlow's release (mean 127, standard deviation 128, of bytes)."""
 PATCH = 95
@@ -39,10 +41,28 @@ def lite0_small(num_classes: int) -> nn.Module:
     return _lite0(num_classes, PATCH)
 
 
+def tuned(num_classes: int) -> nn.Module:
+    """``lite0`` as ``jobs.train`` feeds it: pixels under ImageNet's mean and std, brought to its own before the first layer."""
+    return _renormalised(lite0(num_classes))
+
+
+def tuned_small(num_classes: int) -> nn.Module:
+    """``lite0_small``, likewise."""
+    return _renormalised(lite0_small(num_classes))
+
+
 def _lite0(num_classes: int, side: int) -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet  # installed by benchmarks.photographs, into a folder of its own
 
     network: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=num_classes, image_size=side)
+    return network
+
+
+def _renormalised(network: nn.Module) -> nn.Module:
+    """The same network, of the same weights and names, with a change of pixels before it."""
+    given, wanted = (torch.tensor(each).view(2, 1, 3, 1, 1) for each in ((IMAGENET_MEAN, IMAGENET_STD), (MEAN, STD)))
+    scale, shift = given[1] / wanted[1], (given[0] - wanted[0]) / wanted[1]
+    network.register_forward_pre_hook(lambda _, inputs: (inputs[0] * scale.to(inputs[0]) + shift.to(inputs[0]),))
     return network
 
 

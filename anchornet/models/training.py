@@ -22,6 +22,18 @@ View = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A trained network that another one is to agree with."""
+
+    logits: Callable[[Tensor], Tensor]
+    """Normalised images (N, 3, H, W) -> (N, C)."""
+    weight: float
+    """Share of the loss that is agreement."""
+    temperature: float
+    """What logits are divided by before they are compared."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What one training run teaches, with the frozen networks around it in place on one device."""
 
@@ -31,6 +43,8 @@ class Recipe:
     """Names of what ``count_correct`` counts; the last one chooses the epoch to keep."""
     count_correct: Callable[[nn.Module, Tensor, Tensor], Tensor]
     """(network in evaluation mode, normalised images, labels) -> how many images are right, int64, one per name."""
+    teacher: Teacher | None = None
+    """What the network learns from beside the labels."""
 
 
 class StepResult(NamedTuple):
@@ -84,6 +98,15 @@ def classification_loss(logits_MC: Tensor, labels_M: Tensor, label_smoothing: fl
     return functional.cross_entropy(logits_MC.float(), labels_M, label_smoothing=label_smoothing)
 
 
+def disagreement(logits_MC: Tensor, teacher_MC: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the softened answers from the teacher's, mean over the batch, in float32, a scalar.
+
+    Times the square of the temperature, so that its gradient keeps its size (Hinton, Vinyals and Dean 2015, section 2).
+    """
+    ours, theirs = ((logits.float() / temperature).log_softmax(1) for logits in (logits_MC, teacher_MC))
+    return temperature**2 * functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
 @contextlib.contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """Autocast to ``precision`` for the body; float32 changes nothing."""
@@ -99,8 +122,10 @@ def train_step(
     labels_N: Tensor,
     settings: TrainingSettings,
     where: str = "",
+    teacher: Teacher | None = None,
 ) -> StepResult:
-    """One optimizer step on a batch of normalised images; every view is scored alone, with its image's label.
+    """One optimizer step on a batch of normalised images; every view is scored alone, with its image's label, and with what the
+    teacher says of the whole image.
 
     where: step and rank, for the error. Raises RuntimeError **before** the step when the loss is not finite.
     """
@@ -109,6 +134,11 @@ def train_step(
         logits_MC = logits_of(module(inputs_M))
     labels_M = labels_N.repeat_interleave(len(inputs_M) // len(labels_N))
     loss = classification_loss(logits_MC, labels_M, settings.label_smoothing)
+    if teacher:
+        with torch.no_grad(), arithmetic(images_N3HW.device, settings.precision):
+            told_MC = teacher.logits(images_N3HW).repeat_interleave(len(inputs_M) // len(labels_N), 0)
+        agreement = disagreement(logits_MC, told_MC, teacher.temperature)
+        loss = (1 - teacher.weight) * loss + teacher.weight * agreement
     value = loss.item()
     if not math.isfinite(value):
         raise RuntimeError(

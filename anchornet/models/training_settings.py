@@ -79,6 +79,25 @@ class FineTuning(TrainingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """Part of recipes whose network may also learn from what a trained one says of the same image (Hinton, Vinyals and Dean 2015,
+    arXiv:1503.02531, section 2)."""
+
+    teacher: str | None = None
+    """Run folder of a trained classifier of whole images to learn from as well; null learns from labels alone."""
+    teacher_weight: float = 0.5
+    """Share of the loss that is agreement with the teacher; labels have the rest."""
+    temperature: float = 2.0
+    """Both networks' logits are divided by this before they are compared."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        weight = self.teacher_weight
+        _require(0 < weight <= 1, f"recipe.teacher_weight must be in (0, 1], got {weight}")
+        check_number("recipe.temperature", self.temperature, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifierRecipe:
     """An ordinary classifier on whole images; the reference that a cascade is compared with."""
 

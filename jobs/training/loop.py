@@ -144,7 +144,14 @@ def _train_epoch(plan: TrainPlan, trainee: Trainee, epoch: int) -> list[float]:
         training.set_learning_rate(trainee.optimizer, rate)
         where = f"epoch {epoch}, step {step}, rank {context.get_world_rank()}"
         result = training.train_step(
-            trainee.model, trainee.optimizer, trainee.recipe.view, images_N3HW, labels_N, plan.settings, where
+            trainee.model,
+            trainee.optimizer,
+            trainee.recipe.view,
+            images_N3HW,
+            labels_N,
+            plan.settings,
+            where,
+            trainee.recipe.teacher,
         )
         sums = [total + value for total, value in zip(sums, (*result, len(labels_N)), strict=True)]
     return _over_workers(sums)

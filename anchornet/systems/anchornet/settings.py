@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 from anchornet.files.ranges import LARGEST_SIDE, check_number
-from anchornet.models.training_settings import FineTuning, FromScratch
+from anchornet.models.training_settings import Distilled, FineTuning, FromScratch
 
 Order = Literal["anchor_first", "glance_first"]
 ARCHITECTURE = "anchornet.systems.anchornet.network:AnchorNet"
@@ -57,7 +57,7 @@ class AnchorNetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchorNetRecipe:
+class AnchorNetRecipe(Distilled):
     """Stage I: AnchorNet itself, from scratch."""
 
     kind: Literal["anchornet.anchornet"] = "anchornet.anchornet"
@@ -66,7 +66,7 @@ class AnchorNetRecipe:
 
     architecture: ClassVar[str] = ARCHITECTURE
     implementation: ClassVar[str] = _RECIPES
-    folders: ClassVar[tuple[str, ...]] = ()
+    folders: ClassVar[tuple[str, ...]] = ("teacher",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ N images, P patches per image, C classes. Source of the recipes: the published t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, partial
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from anchornet.images import tensors
 from anchornet.models.card import ModelCard, load_model
+from anchornet.models.classifiers import check_input
 from anchornet.models.training import (
     Recipe,
+    Teacher,
     View,
     correct_counts,
     logits_of,
@@ -76,7 +79,9 @@ def patch_size() -> int:
 
 def check_recipe(recipe: AnchorNetRecipe | GlanceRecipe | PatchRecipe, crop_size: int) -> tuple[str, ...] | None:
     """The classes that the frozen networks know, None without any; raises ValueError when networks do not fit together."""
-    if not isinstance(recipe, PatchRecipe):
+    if isinstance(recipe, AnchorNetRecipe):
+        return _check_teacher(recipe.teacher, crop_size)
+    if isinstance(recipe, GlanceRecipe):
         return None
     proposer, card = _load_anchornet(recipe.anchornet)
     PatchView(proposer, recipe.num_patches, recipe.iou_threshold, crop_size, recipe.training_patches)
@@ -95,7 +100,7 @@ def open_recipe(
 ) -> Recipe:
     """The recipe on a worker: views of ``crop_size`` in training, of ``image_size`` in validation."""
     if isinstance(recipe, AnchorNetRecipe):
-        return plain_recipe(whole_view)
+        return replace(plain_recipe(whole_view), teacher=_teacher(recipe, device))
     if isinstance(recipe, GlanceRecipe):
         return plain_recipe(glance_view)
     proposer = _load_anchornet(recipe.anchornet)[0].to(device).to(memory_format=torch.channels_last)
@@ -129,6 +134,28 @@ def glance_and_patches_correct(
     first_N1C = logits_of(glance(glance_view(images_N3HW))).float().unsqueeze(1)
     alone, after = sums_correct(patches_NPC, labels_N), sums_correct(torch.cat([first_N1C, patches_NPC], 1), labels_N)
     return torch.cat([alone, after])
+
+
+def _check_teacher(folder: str | None, crop_size: int) -> tuple[str, ...] | None:
+    """The teacher's classes; raises ValueError when it cannot be asked about training images of this size."""
+    if folder is None:
+        return None
+    network, card = load_model(folder)
+    if card.preprocessing is None:
+        raise ValueError(
+            f"recipe.teacher {folder} was trained as {card.role}, which does not see whole images; give a run of recipe "
+            f"classifier"
+        )
+    check_input(network, crop_size, len(card.classes))
+    return card.classes
+
+
+def _teacher(recipe: AnchorNetRecipe, device: torch.device) -> Teacher | None:
+    """The recipe's teacher on a device, None without one."""
+    if recipe.teacher is None:
+        return None
+    network = load_model(recipe.teacher)[0].to(device).to(memory_format=torch.channels_last).requires_grad_(False)
+    return Teacher(lambda images: logits_of(network(images)), recipe.teacher_weight, recipe.temperature)
 
 
 def _load_anchornet(folder: str) -> tuple[AnchorNet, ModelCard]:

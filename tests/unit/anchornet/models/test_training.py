@@ -26,6 +26,10 @@ def shrunken(images_N3HW: Tensor) -> Tensor:
     return tensors.shrink(images_N3HW, 95)
 
 
+def two_views(images_N3HW: Tensor) -> Tensor:
+    return torch.stack([shrunken(images_N3HW), shrunken(images_N3HW.flip(3))], 1).flatten(0, 1)
+
+
 class TestSchedules:
     def test_step_is_the_papers_stage_one(self) -> None:
         rates = [training.learning_rate(FromScratch(), epoch) for epoch in range(100)]
@@ -96,6 +100,33 @@ class TestStep:
         assert result.correct == int((logits.argmax(1) == labels).sum())
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(mine, other)
+
+    def test_a_teacher_has_its_share_of_the_loss(self) -> None:
+        pixels, labels = coloured_images(4)
+        torch.manual_seed(3)
+        answers = torch.randn(4, CLASSES)
+        teacher = training.Teacher(lambda images: answers, weight=0.25, temperature=3.0)
+        settings = TrainingSettings(label_smoothing=0.1)
+        ours, theirs = tiny_network(), tiny_network()
+        result = training.train_step(
+            ours, training.build_optimizer(ours, settings), two_views, pixels, labels, settings, teacher=teacher
+        )
+        optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
+        logits = theirs(two_views(pixels))
+        soft = (answers.repeat_interleave(2, 0) / 3).softmax(1)
+        apart = (soft * (soft.log() - (logits / 3).log_softmax(1))).sum(1).mean()
+        error = functional.cross_entropy(logits, labels.repeat_interleave(2), label_smoothing=0.1)
+        loss = 0.75 * error + 0.25 * 9 * apart
+        loss.backward()
+        optimizer.step()
+        assert result.loss == pytest.approx(8 * loss.item())
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(mine, other)
+
+    def test_agreeing_with_the_teacher_costs_nothing(self) -> None:
+        logits = torch.randn(5, CLASSES)
+        assert training.disagreement(logits, logits + 7, 2.0).item() == pytest.approx(0, abs=1e-6)
+        assert training.disagreement(logits, -logits, 2.0).item() > 0.1
 
     def test_a_loss_that_is_not_finite_changes_nothing_and_says_where(self) -> None:
         network, (pixels, labels) = tiny_network(), coloured_images(2)

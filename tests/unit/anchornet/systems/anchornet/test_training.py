@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from anchornet.images.preprocess import Preprocessing
 from anchornet.models import training
 from anchornet.models.card import ModelCard, save_model
 from anchornet.models.training_settings import FineTuning
@@ -147,6 +149,29 @@ class TestRecipes:
         for recipe in (AnchorNetRecipe(), GlanceRecipe(kind="anchornet.glance", architecture="resnet18")):
             assert check_recipe(recipe, 224) is None
             assert open_recipe(recipe, 224, 224, torch.device("cpu")).accuracy_names == ("accuracy",)
+
+    def test_anchornet_learns_from_a_teacher_of_whole_images(self, tmp_path: Path) -> None:
+        folder = str(tmp_path / "full")
+        save_model(folder, tiny_networks()["glance"], replace(tiny_cards()["glance"], preprocessing=Preprocessing()))
+        recipe = AnchorNetRecipe(teacher=folder, teacher_weight=0.3, temperature=4.0)
+        assert check_recipe(recipe, 160) == ("ant", "bee", "cow")
+        teacher = open_recipe(recipe, 160, 224, torch.device("cpu")).teacher
+        assert teacher is not None and (teacher.weight, teacher.temperature) == (0.3, 4.0)
+        pixels, _ = coloured_images(2, size=160)
+        torch.testing.assert_close(teacher.logits(pixels), tiny_networks()["glance"](pixels))
+        assert not teacher.logits(pixels).requires_grad
+
+    def test_a_teacher_that_never_saw_whole_images_is_refused(self, tmp_path: Path) -> None:
+        models = save_tiny_models(str(tmp_path))
+        with pytest.raises(ValueError, match=r"was trained as patch, .* give a run of recipe classifier"):
+            check_recipe(AnchorNetRecipe(teacher=models["patch"]), 160)
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("teacher_weight", 0.0), ("teacher_weight", 1.5), ("temperature", 0.0)]
+    )
+    def test_a_teacher_without_a_say_is_refused(self, name: str, value: float) -> None:
+        with pytest.raises(ValueError, match=rf"recipe\.{name} must be"):
+            AnchorNetRecipe(**{name: value})  # type: ignore[arg-type]
 
     def test_a_network_that_is_no_anchornet_is_refused(self, tmp_path: Path) -> None:
         models = save_tiny_models(str(tmp_path))

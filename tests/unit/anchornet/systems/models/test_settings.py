@@ -98,7 +98,7 @@ def test_what_is_said_counts_and_the_rest_is_as_known(
     crop_fraction=st.none() | st.floats(0.2, 1),
     keep_aspect=st.none() | st.booleans(),
     known=st.builds(
-        lambda crop, more: Preprocessing(crop=crop, resize=crop + more), st.integers(1, 600), st.integers(0, 90)
+        lambda crop, more: Preprocessing(crop=crop, resize=round(crop * more)), st.integers(1, 600), st.floats(1, 10)
     ),
 )
 def test_complete_settings_say_it_all_and_saying_it_twice_changes_nothing(
