@@ -32,13 +32,14 @@ from anchornet.models.card import load_model
 from anchornet.report import scores
 from anchornet.report.pictures import frontier_picture
 from jobs.data.dataset import labelled_images
-from jobs.scoring.exits import ExitWork, check_pool
+from jobs.scoring.exits import ExitWork, check_pool, stall_of
 from jobs.scoring.views import collect_views
 from jobs.settings.scoring import CalibrateConfig
+from jobs.shell.capacity import cluster_capacity
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
-from jobs.shell.ray_session import cluster_resources, ray_session
+from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder, model_in
 
 logger = logging.getLogger(__name__)
@@ -68,9 +69,11 @@ def execute(config: CalibrateConfig) -> int:
     work = ExitWork(storage.absolute(config.bundle), config.pool, config.inference)
     cascade = bundle.as_built()  # what cannot be met is refused before anything is started
     with ray_session(config.cluster, config.run.folder):
-        check_pool(config.pool, config.cluster, *cluster_resources())
+        check_pool(config.pool, cluster_capacity(config.cluster))
         save_provenance(config)
-        views = collect_views(labelled_images(found, bundle.preprocessing), work, cascade)
+        views = collect_views(
+            labelled_images(found, bundle.preprocessing), work, cascade, stall_of(config.pool, config.cluster)
+        )
     _warn_of_unreadable(found.num_images, len(views.image_id))
     with progress(f"fitting on {len(views.image_id):,} images"):
         calibration = calibrate(bundle, views, config.combine, drop_exits=config.drop_exits)

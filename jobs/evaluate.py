@@ -19,12 +19,13 @@ from anchornet.files import storage
 from anchornet.files.documents import write_json
 from anchornet.report import scores
 from jobs.data.dataset import labelled_images
-from jobs.scoring.exits import CASCADE, ExitWork, check_pool, collect, exit_names
+from jobs.scoring.exits import CASCADE, ExitWork, check_pool, collect, exit_names, stall_of
 from jobs.settings.scoring import EvaluateConfig
+from jobs.shell.capacity import cluster_capacity
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
-from jobs.shell.ray_session import cluster_resources, ray_session
+from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder, model_in
 
 NUM_BUDGETS = 7
@@ -48,9 +49,11 @@ def execute(config: EvaluateConfig) -> int:
         found = list_images(config.data, bundle.classes, seed=config.run.seed)
     names = exit_names(work)
     with ray_session(config.cluster, config.run.folder):
-        check_pool(config.pool, config.cluster, *cluster_resources())
+        check_pool(config.pool, cluster_capacity(config.cluster))
         save_provenance(config)
-        tables = collect(labelled_images(found, bundle.preprocessing), work, names)
+        tables = collect(
+            labelled_images(found, bundle.preprocessing), work, names, stall_of(config.pool, config.cluster)
+        )
     report = {
         "num_images": len(tables[CASCADE].image_id),
         "num_unreadable": found.num_images - len(tables[CASCADE].image_id),

@@ -21,14 +21,15 @@ from anchornet.files.documents import write_json
 from jobs.labelling.dry_run import dry_run
 from jobs.labelling.ledger_actor import answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
-from jobs.labelling.plan import LabelPlan, check_resources, plan_label
+from jobs.labelling.plan import LabelPlan, plan_label, with_pools
 from jobs.labelling.report import exit_code, make_report, render
 from jobs.labelling.resume import drop_doubtful_commits, identity
 from jobs.settings.label import LabelConfig
+from jobs.shell.capacity import cluster_capacity
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
-from jobs.shell.ray_session import cluster_resources, ray_session
+from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder
 from jobs.shell.terminal import say
 
@@ -46,7 +47,7 @@ def execute(config: LabelConfig) -> int:
     plan = plan_label(config, bundle, num_images)
     say(plan.summary())
     with ray_session(config.cluster, config.run.folder):
-        check_resources(config, plan.pools, *cluster_resources())
+        plan = with_pools(config, plan, cluster_capacity(config.cluster))
         if config.dry_run:
             return dry_run(config, bundle, plan)
         folder.check_same(identity(config, bundle))

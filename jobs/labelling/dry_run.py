@@ -28,8 +28,8 @@ from jobs.labelling.ledger_actor import answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan
 from jobs.settings.label import LabelConfig
+from jobs.shell.capacity import cluster_capacity
 from jobs.shell.provenance import save_provenance
-from jobs.shell.ray_session import cluster_resources
 from jobs.shell.run_folder import RunFolder
 
 SAMPLE_IMAGES = 384
@@ -48,7 +48,7 @@ def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan) -> int:
     ray.kill(ledger)
     rows = pa.concat_tables(label_tables(sample.labels))
     seconds = _seconds_per_image(config, plan, state, read_manifest(sample.manifest))
-    estimate = make_estimate(config, plan, rows, seconds, cluster_resources().cpus)
+    estimate = make_estimate(config, plan, rows, seconds, cluster_capacity(config.cluster).now.cpus)
     assert bundle.frontier is not None
     picture = frontier_picture(bundle.frontier, plan.budget_macs / GIGA / plan.num_images)
     storage.write_bytes(folder.picture, picture)

@@ -14,9 +14,10 @@ from anchornet.files import storage
 from jobs.data.manifest_rows import GroupedRows, ManifestRows, RowGroupContents, in_row_groups
 from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
 from jobs.labelling.ledger_actor import LedgerHandle, await_purses
-from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan
+from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan, process_names
 from jobs.labelling.progress import progress_lines
 from jobs.settings.label import LabelConfig
+from jobs.shell.capacity import Stall
 from jobs.shell.pools import pool_options
 from jobs.shell.run_folder import RunFolder
 
@@ -28,7 +29,7 @@ def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> 
     context = DataContext.get_current()
     context.checkpoint_config = checkpointing(folder)
     try:
-        with progress_lines(ledger, plan.exits):
+        with progress_lines(ledger, plan.exits, Stall(config.cluster.stall_s, process_names(config, plan))):
             pipeline(config, plan, ledger).write_parquet(
                 path,
                 filesystem=file_system,

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anchornet.budget.frontier import Frontier, MixedPolicy
 from anchornet.bundle import Bundle
 from anchornet.cascade.protocol import stage_starts
+from anchornet.files import storage
+from anchornet.files.documents import read_json
 from anchornet.images.preprocess import Shaping
 from anchornet.ledger.ledger import LedgerPlan
 from anchornet.units import GIGA, gflops_text
+from jobs.labelling.default_pools import default_pools, pools_text
 from jobs.labelling.resume import count_labelled, spent_so_far
 from jobs.settings.common import PoolSettings
 from jobs.settings.label import LabelConfig
+from jobs.shell.capacity import Capacity, Resources, check_fits, owners_of
 from jobs.shell.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 SMALL_TASK_CPUS = 0.25
 """Logical CPUs of a task that reads manifest rows or writes label rows."""
@@ -39,7 +46,7 @@ class LabelPlan:
     exits: tuple[str, ...]
     stages: tuple[str, ...]
     pools: tuple[PoolSettings, ...]
-    """One per stage."""
+    """One per stage; none before the size of the cluster is known, if the configuration names none."""
     preprocessing: Shaping
 
     @property
@@ -136,26 +143,51 @@ def policy_for_the_rest(
     return frontier.at(left_per_image)
 
 
-def check_resources(
-    config: LabelConfig, pools: Sequence[PoolSettings], cluster_cpus: float, cluster_gpus: float
-) -> None:
-    """Refuse pools that leave nothing for reading: Ray Data would wait for ever without an error.
+def with_pools(config: LabelConfig, plan: LabelPlan, capacity: Capacity) -> LabelPlan:
+    """The plan with a pool for each stage: those of the configuration, else defaults for this cluster.
 
-    Raises ValueError with the sum. Pools are counted at their smallest size on a cluster, which may grow, and at their
-    largest on a local Ray, which cannot.
+    Raises ValueError when they can never all run beside the tasks that read.
+    """
+    if not plan.pools:
+        pools = default_pools(capacity, len(plan.stages), _measured_seconds(config, plan))
+        logger.info("pools, as none are given: %s", pools_text(plan.stages, pools))
+        plan = replace(plan, pools=pools)
+    check_resources(config, plan.pools, capacity)
+    return plan
+
+
+def _measured_seconds(config: LabelConfig, plan: LabelPlan) -> list[float]:
+    """What each stage takes per image, when ``--dry-run`` has measured it in this run folder."""
+    estimate = RunFolder(config.run.folder).estimate
+    if not storage.exists(estimate):
+        return []
+    return [float(read_json(estimate)["seconds_per_image"].get(stage, 0.0)) for stage in plan.stages]
+
+
+def check_resources(config: LabelConfig, pools: Sequence[PoolSettings], capacity: Capacity) -> None:
+    """Refuse pools that can never run, or that leave nothing for reading: Ray Data would wait for ever without an error.
+
+    Raises ValueError with the sum. Pools are counted at their smallest size on a cluster, where they grow one by one, and at
+    their largest on a local Ray, where all would be held at once.
     """
     local = config.cluster.is_local
     sizes = [pool.largest if local else pool.actors for pool in pools]
     held = sum(size * pool.cpus for size, pool in zip(sizes, pools, strict=True))
+    gpus = sum(size * pool.gpus for size, pool in zip(sizes, pools, strict=True))
     # One task that decodes, one that reads the manifest, one that writes, and on a resume Ray's filter actor (1 CPU).
     others = config.input.decode_cpus + 2 * SMALL_TASK_CPUS + 1.0
-    if held + others > cluster_cpus:
-        terms = " + ".join(f"{size} x {pool.cpus:g}" for size, pool in zip(sizes, pools, strict=True))
-        raise ValueError(
-            f"the pools hold {held:g} logical CPUs ({terms}) and reading, decoding, resuming and writing need {others:g}, "
-            f"together more than the {cluster_cpus:g} there are: the job would wait for ever. Lower the cpus or the number "
-            f"of actors of pools" + (", or raise cluster.local_cpus" if local else "")
-        )
-    gpus = sum(size * pool.gpus for size, pool in zip(sizes, pools, strict=True))
-    if local and gpus > cluster_gpus:
-        raise ValueError(f"the pools ask for {gpus:g} GPUs, this machine has {cluster_gpus:g}; lower the gpus of pools")
+    terms = " + ".join(f"{size} x {pool.cpus:g}" for size, pool in zip(sizes, pools, strict=True))
+    what = f"the pools ({held:g} CPUs: {terms}) and reading, decoding, resuming and writing ({others:g})"
+    remedy = "lower the cpus, the gpus or the number of actors of pools" + (
+        ", or raise cluster.local_cpus" if local else ""
+    )
+    check_fits(Resources(held + others, gpus), capacity, what, remedy)
+
+
+def process_names(config: LabelConfig, plan: LabelPlan) -> dict[Resources, str]:
+    """What the processes of the job are, by what they ask of Ray."""
+    pools = (
+        (pool.cpus, pool.gpus, f"the pool of {stage}") for stage, pool in zip(plan.stages, plan.pools, strict=True)
+    )
+    tasks = ((config.input.decode_cpus, 0.0, "decoding"), (SMALL_TASK_CPUS, 0.0, "reading or writing rows"))
+    return owners_of((*pools, *tasks))

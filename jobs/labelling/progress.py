@@ -11,6 +11,7 @@ import ray
 
 from anchornet.units import GIGA
 from jobs.labelling.ledger_actor import LedgerHandle, answer
+from jobs.shell.capacity import Stall
 from jobs.shell.progress import INTERVAL_S, progress
 
 logger = logging.getLogger(__name__)
@@ -20,16 +21,19 @@ ANSWER_S = 3.0
 
 
 @contextlib.contextmanager
-def progress_lines(ledger: LedgerHandle, exit_names: Sequence[str], interval_s: float = INTERVAL_S) -> Iterator[None]:
-    """Log a line every ``interval_s`` seconds while the body runs."""
-    with progress(LedgerWatch(ledger, exit_names).line, interval_s):
+def progress_lines(
+    ledger: LedgerHandle, exit_names: Sequence[str], stall: Stall, interval_s: float = INTERVAL_S
+) -> Iterator[None]:
+    """Log a line every ``interval_s`` seconds while the body runs, and what is waited for when nothing moves."""
+    with progress(LedgerWatch(ledger, exit_names, stall).line, interval_s):
         yield
 
 
 class LedgerWatch:
     """What the ledger last said of the job."""
 
-    def __init__(self, ledger: LedgerHandle, exit_names: Sequence[str]) -> None:
+    def __init__(self, ledger: LedgerHandle, exit_names: Sequence[str], stall: Stall) -> None:
+        self._stall = stall
         self._ledger = ledger
         self._exit_names = exit_names
         self._state: dict[str, Any] | None = None
@@ -46,6 +50,7 @@ class LedgerWatch:
                 )
         except ray.exceptions.GetTimeoutError:
             pass  # it starts, or it is busy: the last counts are still true
+        self._stall.watch(self._state and (self._state["exits_realised"], self._state["spent_macs"]), elapsed_s)
         return progress_line(self._state, self._exit_names, elapsed_s)
 
 

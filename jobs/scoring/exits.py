@@ -19,6 +19,7 @@ from anchornet.cascade.single import single_network
 from anchornet.models.card import load_model
 from jobs.data.dataset import READ_CPUS
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings
+from jobs.shell.capacity import Capacity, Resources, Stall, check_fits, owners_of
 from jobs.shell.pools import claim, pool_options
 from jobs.shell.progress import progress
 
@@ -105,25 +106,31 @@ def exit_names(work: ExitWork) -> dict[str, tuple[str, ...]]:
     }
 
 
-def check_pool(pool: PoolSettings, cluster: ClusterSettings, cluster_cpus: float, cluster_gpus: float) -> None:
-    """Refuse (ValueError) a pool that a local Ray can never hold beside one task that reads: it would wait for ever."""
-    if not cluster.is_local:
-        return
-    cpus, gpus = pool.largest * pool.cpus + READ_CPUS, pool.largest * pool.gpus
-    if cpus > cluster_cpus or gpus > cluster_gpus:
-        raise ValueError(
-            f"{pool.largest} actors and a reading task need {cpus:g} logical CPUs and {gpus:g} GPUs, Ray has "
-            f"{cluster_cpus:g} and {cluster_gpus:g}; lower pool.actors, pool.cpus or pool.gpus"
-        )
+def check_pool(pool: PoolSettings, capacity: Capacity) -> None:
+    """Refuse (ValueError) a pool that can never run beside one task that reads: it would wait for ever.
+
+    It is counted at its largest on a local Ray, at its smallest on a cluster.
+    """
+    size = pool.largest if capacity.one_machine else pool.actors
+    need = Resources(size * pool.cpus + READ_CPUS, size * pool.gpus)
+    check_fits(need, capacity, f"{size} actors and a reading task", "lower pool.actors, pool.cpus or pool.gpus")
 
 
-def collect(dataset: ray.data.Dataset, work: ExitWork, exits: dict[str, tuple[str, ...]]) -> dict[str, ExitTable]:
+def stall_of(pool: PoolSettings, cluster: ClusterSettings) -> Stall:
+    """Who says what a job that does not move is waiting for."""
+    owners = owners_of(((pool.cpus, pool.gpus, "the pool"), (READ_CPUS, 0.0, "reading and decoding")))
+    return Stall(cluster.stall_s, owners)
+
+
+def collect(
+    dataset: ray.data.Dataset, work: ExitWork, exits: dict[str, tuple[str, ...]], stall: Stall
+) -> dict[str, ExitTable]:
     """Exit tables over every readable image of ``dataset``, sorted by image_id, for each part of ``work``.
 
     dataset: rows of ``jobs.data.dataset.ROW_SCHEMA``; exits: see :func:`exit_names`. Raises ValueError when no image is
     readable.
     """
-    table = pa.concat_tables(gathered(batches_of(dataset, ExitActor, work))).sort_by("image_id")
+    table = pa.concat_tables(gathered(batches_of(dataset, ExitActor, work), stall)).sort_by("image_id")
     return {part: _exit_table(table, part, names) for part, names in exits.items()}
 
 
@@ -139,10 +146,17 @@ def batches_of(dataset: ray.data.Dataset, actor: type, work: ExitWork) -> Iterab
     return rows.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def gathered(batches: Iterable[pa.Table], keep: Callable[[pa.Table], pa.Table] = lambda batch: batch) -> list[pa.Table]:
+def gathered(
+    batches: Iterable[pa.Table], stall: Stall, keep: Callable[[pa.Table], pa.Table] = lambda batch: batch
+) -> list[pa.Table]:
     """What ``keep`` leaves of the batches that hold any images, with a progress line meanwhile. Raises ValueError for none."""
     found: list[pa.Table] = []
-    with progress(lambda elapsed_s: f"{sum(map(len, found)):,} images have run through every exit, {elapsed_s:.0f} s"):
+
+    def line(elapsed_s: float) -> str:
+        stall.watch(len(found), elapsed_s)
+        return f"{sum(map(len, found)):,} images have run through every exit, {elapsed_s:.0f} s"
+
+    with progress(line):
         found += [keep(batch) for batch in batches if len(batch)]
     if not found:
         raise ValueError("none of the labelled images is readable; look at the column 'error' of the data set's rows")

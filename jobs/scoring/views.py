@@ -18,6 +18,7 @@ from anchornet.cascade.protocol import Cascade
 from anchornet.cascade.run import run_all_exits
 from anchornet.cascade.view_table import ViewTable
 from jobs.scoring.exits import ExitWork, batches_of, gathered, matrix, readable
+from jobs.shell.capacity import Stall
 from jobs.shell.pools import claim
 
 VIEWS, COST = "views", "cost"
@@ -41,7 +42,7 @@ class ViewActor:
         return pa.table(columns)
 
 
-def collect_views(dataset: ray.data.Dataset, work: ExitWork, cascade: Cascade[Any]) -> ViewTable:
+def collect_views(dataset: ray.data.Dataset, work: ExitWork, cascade: Cascade[Any], stall: Stall) -> ViewTable:
     """All views of every readable image of ``dataset``, sorted by image_id.
 
     dataset: rows of ``jobs.data.dataset.ROW_SCHEMA``; cascade: as the actors build it. Raises ValueError when no image is
@@ -56,7 +57,7 @@ def collect_views(dataset: ray.data.Dataset, work: ExitWork, cascade: Cascade[An
                 file.write(memoryview(chunk.buffers()[1])[chunk.offset * width : (chunk.offset + len(chunk)) * width])
             return batch.drop_columns([VIEWS])
 
-        table = pa.concat_tables(gathered(batches_of(dataset, ViewActor, work), keep))
+        table = pa.concat_tables(gathered(batches_of(dataset, ViewActor, work), stall, keep))
         file.flush()
         # The map keeps the file's content after the file is closed.
         logits = np.memmap(file, np.float32, "r", shape=(len(table), len(views), len(cascade.classes)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from anchornet.files.ranges import check_number
@@ -56,6 +57,12 @@ class ClusterSettings:
     local_cpus: int | None = None
     """Logical CPUs of a local Ray; None: as many as there are cores, and at least 4. Operators hold fractions, and a
     pipeline whose operators hold every CPU waits for ever (see docs/surprises.md); every CPU more starts a process."""
+    max_cpus: float | None = None
+    """Logical CPUs that the cluster may grow to, where Ray does not know it; None: whatever its autoscaler gives."""
+    max_gpus: float | None = None
+    """Likewise GPUs. A cluster that starts empty is planned for by these."""
+    stall_s: float = 120.0
+    """A job that has not moved for so many seconds says what it waits for, and goes on waiting."""
     price_per_hour: float | None = None
     """Money per hour for the whole cluster, for the estimates of ``label --dry-run``; None leaves money out."""
 
@@ -64,6 +71,9 @@ class ClusterSettings:
         if self.address is not None:
             check_address(self.address, "cluster.address")
         check_number("cluster.local_cpus", self.local_cpus, least=_FEWEST_CPUS, most=_MOST_CPUS)
+        check_number("cluster.max_cpus", self.max_cpus, least=0)
+        check_number("cluster.max_gpus", self.max_gpus, least=0)
+        check_number("cluster.stall_s", self.stall_s, above=0)
         check_number("cluster.price_per_hour", self.price_per_hour, least=0)
 
     @property
@@ -107,6 +117,8 @@ class PoolSettings:
     """Images per call; memory and speed only, never changes a label under a fixed policy."""
     accelerator_type: str | None = None
     """Kind of GPU node to use, as Ray names it (``H200``, ``L4``); None takes any."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels that a node must have, such as ``ray.io/market-type: spot``; empty takes any."""
     threads: int | None = None
     """CPU threads of torch in each actor; None: the cores of a local machine shared evenly among the actors."""
 

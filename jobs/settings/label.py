@@ -46,7 +46,7 @@ class LabelConfig:
     input: InputSettings
     budget: BudgetSettings
     pools: tuple[PoolSettings, ...] = ()
-    """One pool of actors per stage of the bundle's cascade, in order; empty: the defaults for each."""
+    """One pool of actors per stage of the bundle's cascade, in order; empty: by the size of the cluster, see docs/cluster.md."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     rows_per_file: int = 4096
@@ -64,9 +64,9 @@ class LabelConfig:
         require(0 <= fraction <= 1, f"max_failed_fraction must be in [0, 1], got {fraction}")
 
     def pools_for(self, num_stages: int) -> tuple[PoolSettings, ...]:
-        """A pool for each stage. Raises ValueError when the configuration names another number of them."""
+        """A pool for each stage, or none. Raises ValueError when the configuration names another number of them."""
         require(
             len(self.pools) in (0, num_stages),
             f"pools has {len(self.pools)} entries, the bundle's cascade has {num_stages} stages; give one for each, or none",
         )
-        return self.pools or (PoolSettings(),) * num_stages
+        return self.pools

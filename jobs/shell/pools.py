@@ -43,4 +43,6 @@ def pool_options(pool: PoolSettings, calls_in_flight: int = 1) -> dict[str, Any]
     )
     if pool.accelerator_type:
         options["accelerator_type"] = pool.accelerator_type
+    if pool.labels:
+        options["label_selector"] = dict(pool.labels)
     return options

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 import ray.data
@@ -83,19 +83,6 @@ def start_local_ray(num_cpus: int) -> None:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
-
-
-class Resources(NamedTuple):
-    """What Ray counts: sums over all nodes, logical CPUs among them."""
-
-    cpus: float
-    gpus: float
-
-
-def cluster_resources() -> Resources:
-    """What the connected cluster has in all, busy or not."""
-    have = ray.cluster_resources()
-    return Resources(have.get("CPU", 0.0), have.get("GPU", 0.0))
 
 
 @contextlib.contextmanager

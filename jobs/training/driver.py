@@ -24,9 +24,10 @@ from anchornet.models.training_settings import ClassifierRecipe
 from anchornet.systems.registry import role_of
 from jobs.data import dataset
 from jobs.settings.train import TrainConfig
+from jobs.shell.capacity import Capacity, cluster_capacity
 from jobs.shell.progress import progress
 from jobs.shell.provenance import provenance, save_provenance
-from jobs.shell.ray_session import cluster_resources, ray_session
+from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder
 from jobs.training.local_checkpoints import SCORE, LocalCheckpoints
 from jobs.training.loop import read_state, train_worker
@@ -35,6 +36,7 @@ from jobs.training.plan import (
     TrainPlan,
     check_resources,
     identity,
+    stall,
     too_many_unreadable,
     with_gpu,
 )
@@ -63,20 +65,20 @@ def run_training(plan: TrainPlan) -> int:
         return 0
     with ray_session(plan.config.cluster, folder.uri):
         plan, datasets, notes = _open_data(plan)
-        resources = cluster_resources()
-        check_resources(plan.config, *resources)
+        capacity = cluster_capacity(plan.config.cluster)
+        check_resources(plan.config, capacity)
         folder.check_same(identity(plan))
         folder.remember(identity(plan))
         save_provenance(plan.config)
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"plan": plan, "notes": notes},
-            scaling_config=scaling(plan.config, resources.gpus),
+            scaling_config=scaling(plan.config, capacity),
             run_config=_run_config(plan.config),
             datasets=datasets,
             dataset_config=EveryValidationImage(),  # in the driver's own process the data sets come as they are
         )
-        with training_lines(folder.metrics, notes):
+        with training_lines(folder.metrics, notes, stall(plan.config, capacity)):
             result = _fit(trainer)
         reasons = ray.get(notes.reasons.remote())
         ray.kill(notes)  # handles inside the data sets would keep it for as long as this process
@@ -123,9 +125,9 @@ def _epoch_seed(seed: int, epochs_done: int) -> int:
     return int(np.random.SeedSequence([seed, epochs_done]).generate_state(1)[0])
 
 
-def scaling(cfg: TrainConfig, cluster_gpus: float) -> ray.train.ScalingConfig:
+def scaling(cfg: TrainConfig, capacity: Capacity) -> ray.train.ScalingConfig:
     """How many workers Ray Train starts, and what each of them holds."""
-    wish, gpu = cfg.workers, with_gpu(cfg.workers, cluster_gpus)
+    wish, gpu = cfg.workers, with_gpu(cfg.workers, capacity)
     return ray.train.ScalingConfig(
         num_workers=cast(Any, wish.count),  # (fewest, most) is not in Ray's annotation
         use_gpu=gpu,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,9 +13,8 @@ from anchornet.models.training_settings import TrainingSettings
 from anchornet.systems.registry import RecipeSettings, recipe_code
 from jobs.data.dataset import READ_CPUS, SHUFFLE_CPUS
 from jobs.settings.train import TrainConfig, WorkerSettings
+from jobs.shell.capacity import Capacity, Resources, Stall, check_fits, owners_of
 from jobs.shell.run_folder import RunFolder, model_in
-
-logger = logging.getLogger(__name__)
 
 CHECKPOINT_FOLDER = "checkpoints"
 
@@ -113,35 +112,41 @@ def too_many_unreadable(plan: TrainPlan, unreadable: int) -> bool:
     return unreadable > plan.config.max_unreadable_fraction * plan.num_images
 
 
-def check_resources(cfg: TrainConfig, cluster_cpus: float, cluster_gpus: float) -> None:
-    """Refuse, with the numbers, what would wait for ever; a cluster by address may grow, so there it is a warning.
+def check_resources(cfg: TrainConfig, capacity: Capacity) -> None:
+    """Refuse, with the numbers, what would wait for ever; where the cluster may grow, say what is waited for.
 
-    Workers that hold every CPU leave none to the tasks that read their images, and Ray then waits without a word.
+    Workers that hold every CPU leave none to the tasks that read their images, and Ray then waits without a word. On a cluster
+    that grows the fewest workers are counted, else as many as may come.
     """
-    problem = _shortage(cfg, cluster_cpus, cluster_gpus)
-    if problem and cfg.cluster.is_local:
-        raise ValueError(problem)
-    if problem:
-        logger.warning("waiting for the cluster to grow: %s", problem)
-
-
-def _shortage(cfg: TrainConfig, cluster_cpus: float, cluster_gpus: float) -> str:
-    """What is missing, and what to do about it; empty when the run can start."""
     workers = cfg.workers
-    need = workers.most * workers.cpus + SHUFFLE_CPUS + (READ_CPUS if cfg.validation else 0)
-    if need > cluster_cpus:
-        return (
-            f"{workers.most} workers x {workers.cpus:g} CPUs and the reading of images need {need:g} logical CPUs, "
-            f"Ray has {cluster_cpus:g}; lower workers.count or workers.cpus, or raise cluster.local_cpus"
-        )
-    if with_gpu(workers, cluster_gpus) and cluster_gpus < workers.fewest:
-        return (
-            f"{workers.fewest} workers with a GPU each, Ray has {cluster_gpus:g} GPUs; "
-            f"lower workers.count or set workers.use_gpu to false"
-        )
-    return ""
+    count = workers.fewest if capacity.grows else workers.most
+    reading = SHUFFLE_CPUS + (READ_CPUS if cfg.validation else 0)
+    gpus = workers.fewest if with_gpu(workers, capacity) else 0
+    check_fits(
+        Resources(count * workers.cpus + reading, gpus),
+        capacity,
+        f"{count} workers x {workers.cpus:g} CPUs and the reading of images",
+        "lower workers.count or workers.cpus, raise cluster.local_cpus, or set workers.use_gpu to false",
+    )
 
 
-def with_gpu(workers: WorkerSettings, cluster_gpus: float) -> bool:
-    """Whether each worker gets a GPU; by default when Ray has any."""
-    return cluster_gpus >= 1 if workers.use_gpu is None else workers.use_gpu
+def with_gpu(workers: WorkerSettings, capacity: Capacity) -> bool:
+    """Whether each worker gets a GPU; by default when Ray has any, or is known to grow to some.
+
+    Raises ValueError where nobody knows: such a run would train on CPUs what is meant for GPUs, or wait for what never comes.
+    """
+    if workers.use_gpu is not None:
+        return workers.use_gpu
+    if capacity.now.gpus < 1 and math.isinf(capacity.most.gpus):
+        raise ValueError(
+            "this cluster may grow and has no GPU now; set workers.use_gpu to true to wait for GPU nodes, to false to train on "
+            "CPUs"
+        )
+    return capacity.most.gpus >= 1
+
+
+def stall(cfg: TrainConfig, capacity: Capacity) -> Stall:
+    """Who says what a run that does not move is waiting for."""
+    gpus = 1.0 if with_gpu(cfg.workers, capacity) else 0.0
+    tasks = ((SHUFFLE_CPUS, 0.0, "reading and shuffling"), (READ_CPUS, 0.0, "reading"))
+    return Stall(cfg.cluster.stall_s, owners_of(((cfg.workers.cpus, gpus, "workers"), *tasks)))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 
 from anchornet.files import storage
+from jobs.shell.capacity import Stall
 from jobs.shell.progress import progress
 
 T = TypeVar("T")
@@ -33,9 +34,9 @@ def told(batches: Iterable[T], notes: Any, where: str) -> Iterator[T]:
 
 
 @contextmanager
-def training_lines(metrics_uri: str, notes: Any) -> Iterator[None]:
-    """Log each finished epoch and, between them, the step that is being computed, while the body runs."""
-    watch = TrainingWatch(metrics_uri, notes)
+def training_lines(metrics_uri: str, notes: Any, stall: Stall) -> Iterator[None]:
+    """Log each finished epoch and, between them, the step that is being computed, while the body runs; and what is waited for."""
+    watch = TrainingWatch(metrics_uri, notes, stall)
     with progress(watch.line):
         yield
     watch.log_epochs()
@@ -44,7 +45,8 @@ def training_lines(metrics_uri: str, notes: Any) -> Iterator[None]:
 class TrainingWatch:
     """What was shown of a training so far."""
 
-    def __init__(self, metrics_uri: str, notes: Any) -> None:
+    def __init__(self, metrics_uri: str, notes: Any, stall: Stall) -> None:
+        self._stall = stall
         self._uri = metrics_uri
         self._notes = notes
         self._shown = len(self._lines())
@@ -56,6 +58,7 @@ class TrainingWatch:
             where = ray.get(self._notes.told.remote(), timeout=ANSWER_S)
         except ray.exceptions.GetTimeoutError:
             where = ""
+        self._stall.watch((self._shown, where), elapsed_s)
         return (
             f"{where or 'waiting for the workers: Ray starts them, and the first images are read'}, {elapsed_s:.0f} s"
         )

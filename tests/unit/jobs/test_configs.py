@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "jobs" / "configs").rglob("*.yaml"))
 KINDS = {
     "anchornet": TrainConfig,
+    "distilled": TrainConfig,
     "train_anchornet": TrainConfig,
     "train_classifier": TrainConfig,
     "glance": TrainConfig,

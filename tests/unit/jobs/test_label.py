@@ -25,6 +25,7 @@ from anchornet.units import GIGA
 from jobs import label
 from jobs.labelling.plan import LabelPlan
 from jobs.settings.label import LabelConfig
+from jobs.shell.capacity import Capacity
 from jobs.shell.run_folder import RunFolder
 from tests.small_images import write_folders
 from tests.tiny_bundle import made_up_table, save_tiny_models
@@ -104,7 +105,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(label, "ray_session", session)
-    monkeypatch.setattr(label, "cluster_resources", lambda: (world.cpus, 0.0))
+    monkeypatch.setattr(label, "cluster_capacity", lambda cluster: Capacity.fixed(world.cpus, one_machine=True))
     monkeypatch.setattr(label, "run_pipeline", world.run_pipeline)
     monkeypatch.setattr(label, "start_ledger", world.start_ledger)
     monkeypatch.setattr(label, "dry_run", world.dry_run)

@@ -128,7 +128,7 @@ def test_a_pool_grows_to_its_most_actors_or_stays_as_it_starts(most: int | None,
 def test_a_cascade_has_a_pool_for_each_stage() -> None:
     two = label_config(pools=(PoolSettings(actors=2), PoolSettings(actors=3)))
     assert [pool.actors for pool in two.pools_for(2)] == [2, 3]
-    assert label_config().pools_for(3) == (PoolSettings(),) * 3
+    assert label_config().pools_for(3) == ()
     with pytest.raises(ValueError, match="pools has 2 entries, the bundle's cascade has 3 stages; give one for each"):
         two.pools_for(3)
     with pytest.raises(ValueError, match="pools has 1 entries, the bundle's cascade has 2 stages; give one for each"):

@@ -146,7 +146,7 @@ class TestRun:
         order: list[str] = []
 
         @contextlib.contextmanager
-        def lines(ledger: object, exits: tuple[str, ...]) -> Iterator[None]:
+        def lines(ledger: object, exits: tuple[str, ...], stall: object) -> Iterator[None]:
             assert exits == EXITS
             order.append("lines")
             yield

@@ -13,11 +13,13 @@ from anchornet.budget.frontier import fit_frontier
 from anchornet.bundle import Bundle
 from anchornet.data.inputs import InputSettings
 from anchornet.files import storage
+from anchornet.files.documents import write_json
 from anchornet.ledger.mark import MarkState
 from anchornet.units import GIGA
-from jobs.labelling.plan import check_resources, plan_label
+from jobs.labelling.plan import check_resources, plan_label, process_names, with_pools
 from jobs.settings.common import ClusterSettings, PoolSettings, RunSettings
 from jobs.settings.label import BudgetSettings, LabelConfig
+from jobs.shell.capacity import Capacity, Resources
 from jobs.shell.run_folder import RunFolder
 from tests.tiny_bundle import made_up_table, tiny_bundle
 
@@ -57,7 +59,7 @@ def test_a_fresh_run_has_everything_before_it(bundle: Bundle, tmp_path: Path) ->
     assert plan.policy.expected_macs * 50 == pytest.approx(plan.budget_macs, rel=1e-6)
     assert (plan.ledger.num_images, plan.ledger.id_limit, plan.ledger.fixed_policy) == (50, 50, None)
     assert plan.ledger.exit_macs == tuple(each.macs for each in bundle.cascade().exits)
-    assert plan.pools == (PoolSettings(), PoolSettings())
+    assert plan.pools == ()  # before the size of the cluster is known
     assert plan.exits == ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
 
 
@@ -135,7 +137,7 @@ REMOTE = ClusterSettings(address="head:6379")
 @pytest.mark.parametrize(
     ("cluster", "held"),
     [(LOCAL, 2 * 0.5 + 4 * 0.25 + 1), (REMOTE, 2 * 0.5 + 3 * 0.25 + 1)],
-    ids=["a local Ray cannot grow", "a cluster can"],
+    ids=["a local Ray holds all at once", "on a cluster they grow one by one"],
 )
 def test_pools_leave_cpus_for_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSettings, held: float
@@ -143,26 +145,53 @@ def test_pools_leave_cpus_for_reading(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     settings = config(tmp_path, cluster=cluster)
     others = settings.input.decode_cpus + 0.25 + 0.25 + 1.0
-    check_resources(settings, POOLS, held + others, 0)
+    check_resources(settings, POOLS, Capacity.fixed(held + others))
     sizes = f"2 x 0.5 \\+ {4 if cluster is LOCAL else 3} x 0.25 \\+ 1 x 1"
-    with pytest.raises(
-        ValueError, match=rf"hold {held:g} logical CPUs \({sizes}\) and .* need {others:g}, together more"
-    ):
-        check_resources(settings, POOLS, held + others - 0.01, 0)
+    with pytest.raises(ValueError, match=rf"pools \({held:g} CPUs: {sizes}\) and .* \({others:g}\) need"):
+        check_resources(settings, POOLS, Capacity.fixed(held + others - 0.01))
 
 
 def test_only_a_local_ray_is_told_of_its_own_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for cluster in (LOCAL, REMOTE):
         with pytest.raises(ValueError, match="the job would wait for ever") as refusal:
-            check_resources(config(tmp_path, cluster=cluster), POOLS, 1, 0)
+            check_resources(config(tmp_path, cluster=cluster), POOLS, Capacity.fixed(1))
         assert ("or raise cluster.local_cpus" in str(refusal.value)) == (cluster is LOCAL)
 
 
 def test_pools_have_their_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     pools = (PoolSettings(gpus=0.5), PoolSettings(actors=1, max_actors=3, gpus=1))
-    check_resources(config(tmp_path, cluster=LOCAL), pools, 100, 3.5)
-    with pytest.raises(ValueError, match=r"the pools ask for 3.5 GPUs, this machine has 3; lower the gpus of pools"):
-        check_resources(config(tmp_path, cluster=LOCAL), pools, 100, 3)
-    check_resources(config(tmp_path, cluster=REMOTE), pools, 100, 0)  # the cluster may grow
+    check_resources(config(tmp_path, cluster=LOCAL), pools, Capacity.fixed(100, 3.5))
+    with pytest.raises(
+        ValueError, match=r"and 3\.5 GPUs, Ray has 100 logical CPUs and 3 GPUs: .* lower the cpus, the gpus"
+    ):
+        check_resources(config(tmp_path, cluster=LOCAL), pools, Capacity.fixed(100, 3))
+    check_resources(config(tmp_path, cluster=REMOTE), pools, Capacity(Resources(0, 0), Resources(100, 2)))
+
+
+def test_pools_that_are_not_given_follow_from_the_cluster_and_what_was_measured(
+    tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(tmp_path, cluster=REMOTE)
+    plan = plan_label(settings, bundle, 50)
+    assert plan.pools == ()
+    caplog.set_level("INFO", "jobs")
+    empty = Capacity(Resources(0, 0), Resources(64, 12))
+    evenly = with_pools(settings, plan, empty)
+    assert [(pool.gpus, pool.actors, pool.largest) for pool in evenly.pools] == [(1, 1, 6), (1, 1, 6)]
+    assert "pools, as none are given: anchor 1 to 6 actors of 0.5 CPU and 1 GPU; patches 1 to 6" in caplog.text
+    assert "waiting for the cluster to grow: the pools" in caplog.text
+    measured = {"decode": 0.01, plan.stages[0]: 0.001, plan.stages[1]: 0.009}
+    write_json(RunFolder(settings.run.folder).estimate, {"seconds_per_image": measured})
+    assert [pool.largest for pool in with_pools(settings, plan, empty).pools] == [2, 10]
+    given = replace(settings, pools=(PoolSettings(cpus=1), PoolSettings(cpus=2)))
+    assert with_pools(given, plan_label(given, bundle, 50), empty).pools == given.pools
+
+
+def test_processes_are_known_by_what_they_ask_for(tmp_path: Path, bundle: Bundle) -> None:
+    settings = config(tmp_path, pools=(PoolSettings(cpus=0.5, gpus=1), PoolSettings(cpus=2)))
+    names = process_names(settings, plan_label(settings, bundle, 50))
+    assert names[Resources(0.5, 1)] == "the pool of anchor"
+    assert names[Resources(2, 0)] == "the pool of patches"
+    assert names[Resources(0.25, 0)] == "reading or writing rows"

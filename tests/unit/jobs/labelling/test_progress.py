@@ -12,6 +12,9 @@ import ray
 
 from jobs.labelling import progress
 from jobs.labelling.progress import LedgerWatch, progress_line, progress_lines
+from jobs.shell.capacity import Stall
+
+QUIET = Stall(1e9, {})
 
 
 def state(*exits: int, spent: int = 0) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def test_a_busy_ledger_is_quoted_with_its_last_counts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     busy = ray.exceptions.GetTimeoutError()
-    watch = LedgerWatch(Answers(monkeypatch, busy, state(3, 1, spent=1), busy), ("a", "b"))
+    watch = LedgerWatch(Answers(monkeypatch, busy, state(3, 1, spent=1), busy), ("a", "b"), QUIET)
     assert watch.line(2.0).startswith("nothing labelled yet, 2 s: Ray starts")
     assert "labelled 4 (a 3 b 1)" in watch.line(4.0)
     assert "labelled 4 (a 3 b 1)" in watch.line(8.0)
@@ -66,7 +69,7 @@ def test_a_ledger_that_has_died_is_a_warning_and_one_that_only_starts_is_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     dead = ray.exceptions.RayActorError()
-    watch = LedgerWatch(Answers(monkeypatch, dead, state(3, 1, spent=1), dead), ("a", "b"))
+    watch = LedgerWatch(Answers(monkeypatch, dead, state(3, 1, spent=1), dead), ("a", "b"), QUIET)
     assert watch.line(2.0).startswith("nothing labelled yet")
     assert not caplog.messages
     watch.line(4.0)
@@ -85,6 +88,6 @@ def test_lines_are_logged_while_the_pipeline_runs(
             asked.set()
             return state(2, 0, spent=1)
 
-    with progress_lines(Asked(monkeypatch), ("a", "b"), interval_s=0.001):
+    with progress_lines(Asked(monkeypatch), ("a", "b"), QUIET, interval_s=0.001):
         assert asked.wait(timeout=60)
     assert "labelled 2 (a 2 b 0)" in caplog.messages[0]

@@ -17,7 +17,8 @@ from anchornet.systems.registry import system_of
 from jobs.data.dataset import ROW_SCHEMA
 from jobs.scoring import exits
 from jobs.scoring.exits import CASCADE, FULL, ExitActor, ExitWork, check_pool, exit_names
-from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings
+from jobs.settings.common import InferenceSettings, PoolSettings
+from jobs.shell.capacity import Capacity, Resources, Stall
 from tests import small_classifiers
 from tests.small_images import encode
 from tests.tiny_bundle import save_tiny_models, tiny_cascade
@@ -36,21 +37,24 @@ class TestPool:
         ids=["the default", "at its largest", "with GPUs"],
     )
     def test_a_local_ray_holds_the_pool_and_a_task_that_reads(
-        self, pool: PoolSettings, cpus: float, gpus: float, monkeypatch: pytest.MonkeyPatch
+        self, pool: PoolSettings, cpus: float, gpus: float
     ) -> None:
-        monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        check_pool(pool, ClusterSettings(), cpus, gpus)
+        check_pool(pool, Capacity.fixed(cpus, gpus, one_machine=True))
         said = rf"{pool.largest} actors and a reading task need {cpus:g} logical CPUs and {gpus:g} GPUs, Ray has"
         with pytest.raises(
-            ValueError, match=rf"{said} {cpus - 0.25:g} and {gpus:g}; lower pool\.actors, pool\.cpus or"
+            ValueError, match=rf"{said} {cpus - 0.25:g} .* and {gpus:g} GPUs: .* lower pool\.actors, pool"
         ):
-            check_pool(pool, ClusterSettings(), cpus - 0.25, gpus)
+            check_pool(pool, Capacity.fixed(cpus - 0.25, gpus, one_machine=True))
         if gpus:
-            with pytest.raises(ValueError, match=rf"{said} {cpus:g} and {gpus - 0.5:g}; lower"):
-                check_pool(pool, ClusterSettings(), cpus, gpus - 0.5)
+            with pytest.raises(ValueError, match=rf"{said} {cpus:g} .* and {gpus - 0.5:g} GPUs: .* lower"):
+                check_pool(pool, Capacity.fixed(cpus, gpus - 0.5, one_machine=True))
 
-    def test_a_cluster_may_grow(self) -> None:
-        check_pool(PoolSettings(actors=100, gpus=1), ClusterSettings(address="auto"), 4, 0)
+    def test_on_a_cluster_the_smallest_pool_must_fit(self) -> None:
+        pool = PoolSettings(actors=1, max_actors=100, gpus=1)
+        check_pool(pool, Capacity.fixed(4, 1))
+        check_pool(pool, Capacity(Resources(0, 0), Resources(64, 8)))
+        with pytest.raises(ValueError, match="1 actors and a reading task need 1 logical CPUs and 1 GPUs, Ray has 4"):
+            check_pool(pool, Capacity.fixed(4))
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +115,12 @@ def test_a_batch_without_a_readable_image_has_no_rows(work: ExitWork) -> None:
     answer = ExitActor(plain)(rows(images(2), ids=[0, 1], unreadable=(0, 1)))
     assert len(answer) == 0
     with pytest.raises(ValueError, match="none of the labelled images is readable; look at the column 'error'"):
-        exits.gathered([answer])
+        exits.gathered([answer], Stall(1e9, {}))
 
 
 def test_batches_are_gathered_in_whatever_order_they_come(work: ExitWork) -> None:
     batches = [pa.table({"image_id": ids}) for ids in ([2, 3], [], [0])]
-    assert exits.gathered(iter(batches)) == [batches[0], batches[2]]
+    assert exits.gathered(iter(batches), Stall(1e9, {})) == [batches[0], batches[2]]
 
 
 def test_lists_come_back_as_matrices() -> None:

@@ -16,6 +16,7 @@ from jobs.scoring import views
 from jobs.scoring.exits import ExitWork
 from jobs.scoring.views import ViewActor, collect_views
 from jobs.settings.common import InferenceSettings, PoolSettings
+from jobs.shell.capacity import Stall
 from tests.tiny_bundle import save_tiny_models
 from tests.unit.jobs.scoring.test_exits import images, rows
 
@@ -31,7 +32,7 @@ def collected(monkeypatch: pytest.MonkeyPatch, work: ExitWork, *batches: pa.Tabl
     """The table over what actors made of these batches, which come in this order."""
     actor = ViewActor(work)
     monkeypatch.setattr(views, "batches_of", lambda dataset, kind, given: [actor(batch) for batch in batches])
-    return collect_views(None, work, load_bundle(work.bundle).as_built())  # type: ignore[arg-type]
+    return collect_views(None, work, load_bundle(work.bundle).as_built(), Stall(1e9, {}))  # type: ignore[arg-type]
 
 
 def test_views_lie_in_the_order_of_the_images_whatever_came_first(

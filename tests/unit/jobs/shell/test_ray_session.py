@@ -173,18 +173,6 @@ def test_an_interpreter_whose_path_needs_quotes_is_told_quoted(
     assert asked["runtime_env"] == ({"py_executable": shlex.quote(interpreter)} if told else None)
 
 
-@pytest.mark.parametrize(
-    ("said", "found"),
-    [({"CPU": 8.0, "GPU": 2.0, "memory": 1e9}, (8.0, 2.0)), ({"CPU": 4.0}, (4.0, 0.0)), ({}, (0.0, 0.0))],
-    ids=["both", "no GPU", "nothing yet"],
-)
-def test_what_a_cluster_does_not_name_it_does_not_have(
-    environment: pytest.MonkeyPatch, said: dict[str, float], found: tuple[float, float]
-) -> None:
-    environment.setattr(ray, "cluster_resources", lambda: said)
-    assert ray_session.cluster_resources() == found
-
-
 @pytest.mark.parametrize(("cores", "set_to", "cpus"), [(2, None, 4), (16, None, 16), (None, None, 4), (16, 5, 5)])
 def test_a_local_ray_has_at_least_the_cpus_with_which_every_job_runs(
     environment: pytest.MonkeyPatch, cores: int | None, set_to: int | None, cpus: int

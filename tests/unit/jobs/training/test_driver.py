@@ -23,6 +23,7 @@ from anchornet.models.training_settings import ClassifierRecipe
 from anchornet.systems.anchornet.settings import AnchorNetRecipe
 from jobs.settings.common import RunSettings
 from jobs.settings.train import InitSettings, TrainConfig, WorkerSettings
+from jobs.shell.capacity import Capacity
 from jobs.shell.run_folder import RunFolder
 from jobs.training import driver
 from jobs.training.local_checkpoints import LocalCheckpoints
@@ -161,7 +162,7 @@ class TestAsking:
 
     def test_workers_hold_what_was_set(self, tmp_path: Path) -> None:
         workers = WorkerSettings(count=(1, 4), cpus=2, use_gpu=True, accelerator_type="H100")
-        asked = driver.scaling(a_plan(tmp_path, workers=workers).config, 4)
+        asked = driver.scaling(a_plan(tmp_path, workers=workers).config, Capacity.fixed(8, 4))
         assert asked.num_workers == (1, 4)
         assert asked.use_gpu is True
         assert asked.resources_per_worker == {"CPU": 2, "GPU": 1}
@@ -169,7 +170,7 @@ class TestAsking:
 
     @pytest.mark.parametrize(("gpus", "held"), [(0, {"CPU": 1}), (2, {"CPU": 1, "GPU": 1})])
     def test_a_gpu_is_taken_where_there_is_one(self, tmp_path: Path, gpus: float, held: dict[str, float]) -> None:
-        asked = driver.scaling(a_plan(tmp_path).config, gpus)
+        asked = driver.scaling(a_plan(tmp_path).config, Capacity.fixed(8, gpus))
         assert asked.resources_per_worker == held
         assert asked.use_gpu is ("GPU" in held)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from anchornet.systems.registry import RecipeSettings
 from jobs import train
 from jobs.settings.common import ClusterSettings, RunSettings
 from jobs.settings.train import InitSettings, TrainConfig, WorkerSettings
+from jobs.shell.capacity import Capacity, Resources
 from jobs.training.plan import TrainPlan, check_resources, identity, plan_training, too_many_unreadable, with_gpu
 from tests.small_images import write_folders
 
@@ -95,50 +97,72 @@ class TestResources:
         self, count: int | tuple[int, ...], cpus: float, validation: DatasetSettings | None, need: float
     ) -> None:
         cfg = config(workers=WorkerSettings(count=count, cpus=cpus), validation=validation)
-        check_resources(cfg, need, 0)
-        said = rf"x {cpus:g} CPUs and the reading of images need {need:g} logical CPUs, Ray has {need - 0.25:g}; lower"
+        check_resources(cfg, Capacity.fixed(need))
+        said = rf"x {cpus:g} CPUs and the reading of images need {need:g} logical CPUs and 0 GPUs, Ray has {need - 0.25:g} "
         with pytest.raises(ValueError, match=said):
-            check_resources(cfg, need - 0.25, 0)
+            check_resources(cfg, Capacity.fixed(need - 0.25))
 
     def test_the_refusal_names_every_setting_that_helps(self) -> None:
         cfg = config(workers=WorkerSettings(count=9))
         with pytest.raises(
-            ValueError, match=r"9 workers x 1 CPUs .* workers\.count or workers\.cpus, or raise cluster"
+            ValueError, match=r"9 workers x 1 CPUs .* workers\.count or workers\.cpus, raise cluster\.local_cpus"
         ):
-            check_resources(cfg, 4, 0)
+            check_resources(cfg, Capacity.fixed(4))
 
     @pytest.mark.parametrize(
         ("count", "fewest"), [(2, 2), ((1, 4), 1), ((3, 4), 3)], ids=["all", "those it starts with", "three of four"]
     )
     def test_the_fewest_workers_have_a_gpu_each(self, count: int | tuple[int, ...], fewest: int) -> None:
         cfg = config(workers=WorkerSettings(count=count, use_gpu=True))
-        check_resources(cfg, 100, fewest)
-        with pytest.raises(ValueError, match=rf"{fewest} workers with a GPU each, Ray has {fewest - 1} GPUs; lower"):
-            check_resources(cfg, 100, fewest - 1)
+        check_resources(cfg, Capacity.fixed(100, fewest))
+        with pytest.raises(ValueError, match=rf"and {fewest} GPUs, Ray has 100 logical CPUs and {fewest - 1} GPUs"):
+            check_resources(cfg, Capacity.fixed(100, fewest - 1))
 
     def test_gpus_are_not_asked_for_where_they_are_not_wanted(self) -> None:
-        check_resources(config(workers=WorkerSettings(count=2, use_gpu=False)), 100, 0)
-        check_resources(config(workers=WorkerSettings(count=2)), 100, 0)
+        check_resources(config(workers=WorkerSettings(count=2, use_gpu=False)), Capacity.fixed(100))
+        check_resources(config(workers=WorkerSettings(count=2)), Capacity.fixed(100))
 
-    def test_a_cluster_may_grow_so_there_it_is_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
-        check_resources(config(workers=WorkerSettings(count=9), cluster=REMOTE), 4, 0)
-        check_resources(config(workers=WorkerSettings(count=2, use_gpu=True), cluster=REMOTE), 100, 1)
-        few_cpus, few_gpus = caplog.messages
-        assert few_cpus.startswith("waiting for the cluster to grow: 9 workers x 1 CPUs")
-        assert few_gpus.startswith("waiting for the cluster to grow: 2 workers with a GPU each, Ray has 1 GPUs")
+    def test_what_a_cluster_may_grow_to_is_waited_for_aloud(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "jobs")
+        empty = Capacity(Resources(0, 0), Resources(100, 8))
+        check_resources(config(workers=WorkerSettings(count=(2, 9))), empty)
+        assert caplog.messages == [
+            "waiting for the cluster to grow: 2 workers x 1 CPUs and the reading of images need 3 logical CPUs and 2 GPUs, "
+            "it has 0 logical CPUs and 0 GPUs"
+        ]
+        with pytest.raises(
+            ValueError, match=r"need 10 .* and 9 GPUs, the cluster may grow to 100 logical CPUs and 8 GPUs"
+        ):
+            check_resources(config(workers=WorkerSettings(count=9)), empty)
 
     def test_what_fits_is_not_worth_a_word(self, caplog: pytest.LogCaptureFixture) -> None:
-        check_resources(config(cluster=REMOTE), 4, 0)
+        check_resources(config(cluster=REMOTE), Capacity.fixed(4))
         assert not caplog.messages
 
     @pytest.mark.parametrize(
-        ("wish", "gpus", "gets"),
-        [(None, 0, False), (None, 0.5, False), (None, 1, True), (True, 0, True), (False, 8, False)],
+        ("wish", "now", "most", "gets"),
+        [
+            (None, 0, 0, False),
+            (None, 0.5, 0.5, False),
+            (None, 1, 1, True),
+            (True, 0, 0, True),
+            (False, 8, 8, False),
+            (None, 0, 8, True),
+            (None, 1, math.inf, True),
+        ],
     )
-    def test_workers_take_gpus_when_there_are_any_unless_told_otherwise(
-        self, wish: bool | None, gpus: float, gets: bool
+    def test_workers_take_gpus_when_there_are_or_will_be_any_unless_told_otherwise(
+        self, wish: bool | None, now: float, most: float, gets: bool
     ) -> None:
-        assert with_gpu(WorkerSettings(use_gpu=wish), gpus) is gets
+        assert with_gpu(WorkerSettings(use_gpu=wish), Capacity(Resources(4, now), Resources(4, most))) is gets
+
+    def test_nobody_guesses_whether_gpus_will_come(self) -> None:
+        empty = Capacity(Resources(4, 0), Resources(math.inf, math.inf))
+        with pytest.raises(
+            ValueError, match=r"has no GPU now; set workers\.use_gpu to true to wait .* to false to train"
+        ):
+            with_gpu(WorkerSettings(), empty)
+        assert with_gpu(WorkerSettings(use_gpu=False), empty) is False
 
 
 class TestPlan:

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import ray
 
+from jobs.shell.capacity import Stall
 from jobs.training import progress
 from jobs.training.progress import TELL_S, TrainingWatch, told, training_lines
+
+QUIET = Stall(1e9, {})
 
 
 def notes_heard_by(heard: list[str]) -> Any:
@@ -51,7 +54,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> Any
 
 def test_a_line_says_where_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes = answering(monkeypatch, "", "epoch 1, step 7", ray.exceptions.GetTimeoutError())
-    watch = TrainingWatch(str(tmp_path / "metrics.jsonl"), notes)
+    watch = TrainingWatch(str(tmp_path / "metrics.jsonl"), notes, QUIET)
     assert watch.line(3.2).startswith("waiting for the workers: Ray starts them")
     assert watch.line(8.2) == "epoch 1, step 7, 8 s"
     assert watch.line(13.2).startswith("waiting for the workers")  # busy is not dead
@@ -62,7 +65,7 @@ def test_epochs_that_ended_come_before_the_line(
 ) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "metrics.jsonl"
-    watch = TrainingWatch(str(path), answering(monkeypatch, "epoch 1, step 0"))
+    watch = TrainingWatch(str(path), answering(monkeypatch, "epoch 1, step 0"), QUIET)
     path.write_text(json.dumps({"epoch": 0}) + "\n")
     assert watch.line(1.0) == "epoch 1, step 0, 1 s"
     assert caplog.messages == ["epoch=0"]
@@ -72,7 +75,7 @@ def test_each_epoch_is_shown_once(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.INFO)
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps({"epoch": 0, "train/loss": 0.5}) + "\n")
-    watch = TrainingWatch(str(path), None)  # a resumed run: what is there already was shown by the earlier start
+    watch = TrainingWatch(str(path), None, QUIET)  # a resumed run: what is there already was shown by the earlier start
     watch.log_epochs()
     path.write_text(path.read_text() + json.dumps({"epoch": 1, "train/loss": 0.25}) + "\n")
     watch.log_epochs()
@@ -83,6 +86,6 @@ def test_each_epoch_is_shown_once(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_the_last_epoch_is_shown_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "metrics.jsonl"
-    with training_lines(str(path), None):
+    with training_lines(str(path), None, QUIET):
         path.write_text(json.dumps({"epoch": 0, "train/accuracy": 1.0}) + "\n")
     assert caplog.messages == ["epoch=0 train/accuracy=1"]
