@@ -145,3 +145,5 @@ class InferenceSettings:
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of convolutions and linear layers; softmax and the logit sum are always float32."""
+    device: Literal["auto", "cpu"] = "auto"
+    """``auto``: on the GPU where an actor holds one. ``cpu``: never, as when a cluster is tried out on a machine without."""

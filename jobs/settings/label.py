@@ -46,7 +46,7 @@ class LabelConfig:
     input: InputSettings
     budget: BudgetSettings
     pools: tuple[PoolSettings, ...] = ()
-    """One pool of actors per stage of the bundle's cascade, in order; empty: by the size of the cluster, see docs/cluster.md."""
+    """One pool of actors per stage of the bundle's cascade, in order; empty: by the size of the cluster."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     rows_per_file: int = 4096

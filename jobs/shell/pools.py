@@ -18,7 +18,8 @@ _CALLS = "max_concurrent_calls_per_actor"
 def claim(pool: PoolSettings, inference: InferenceSettings) -> Placement:
     """Where the networks of an actor run; torch gets as many CPU threads in this process as the pool gives an actor."""
     torch.set_num_threads(threads_per_actor(pool))
-    return Placement("cuda" if pool.gpus > 0 else "cpu", getattr(torch, inference.precision))
+    on_gpu = pool.gpus > 0 and inference.device != "cpu"
+    return Placement("cuda" if on_gpu else "cpu", getattr(torch, inference.precision))
 
 
 def threads_per_actor(pool: PoolSettings) -> int:

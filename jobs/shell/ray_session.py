@@ -21,8 +21,10 @@ from jobs.shell.provenance import ROOT
 
 logger = logging.getLogger(__name__)
 
-_NOT_SHIPPED = ["/.git", "/.venv", "/runs", "/data", ".*_cache", ".hypothesis", "__pycache__"]
+NOT_SHIPPED = ["/.git", "/.venv", "/runs", "/data", ".*_cache", ".hypothesis", "__pycache__"]
 """Not sent to the workers of a cluster; written as in .gitignore."""
+_OF_THIS_MACHINE = ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+"""Names of files and of their parts that lie here; a node of a cluster has a role of its own."""
 _GOOGLE = ("STORAGE_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT")
 """What Arrow's client for ``gs://`` looks for besides credentials."""
 _LOCAL_ENVIRONMENT = {
@@ -112,13 +114,13 @@ def runtime_env() -> dict[str, Any]:
     """
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     known = submitted.get("env_vars") or {}
-    mine: dict[str, Any] = {"env_vars": {k: v for k, v in _worker_environment().items() if k not in known}}
+    mine: dict[str, Any] = {"env_vars": {k: v for k, v in worker_environment().items() if k not in known}}
     if "working_dir" not in submitted:
-        mine |= {"working_dir": str(ROOT), "excludes": _NOT_SHIPPED}
+        mine |= {"working_dir": str(ROOT), "excludes": NOT_SHIPPED}
     return mine
 
 
-def _worker_environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Environment that workers need to find the object storage.
 
     Credentials are left out, the name of Google's file of them too, which lies on this machine: a runtime environment can be
@@ -133,4 +135,4 @@ def _is_storage(name: str) -> bool:
 
 
 def _is_secret(name: str) -> bool:
-    return any(part in name for part in ("ACCESS_KEY", "SECRET", "TOKEN"))
+    return name in _OF_THIS_MACHINE or any(part in name for part in ("ACCESS_KEY", "SECRET", "TOKEN"))

@@ -14,7 +14,7 @@ from jobs.shell.pools import claim, pool_options, threads_per_actor
 
 @pytest.mark.parametrize("calls", [1, 2])
 def test_a_pool_is_what_was_set(calls: int) -> None:
-    pool = PoolSettings(actors=2, max_actors=5, cpus=0.25, gpus=0.5, accelerator_type="L4")
+    pool = PoolSettings(actors=2, max_actors=5, cpus=0.25, gpus=0.5, accelerator_type="L4", labels={"zone": "a"})
     options = pool_options(pool, calls)
     strategy = options["compute"]
     assert (strategy.min_size, strategy.initial_size, strategy.max_size) == (2, 2, 5)
@@ -23,7 +23,8 @@ def test_a_pool_is_what_was_set(calls: int) -> None:
     places = (getattr(strategy, "max_concurrent_calls_per_actor", None), options.get("max_concurrency"))
     assert sorted(places, key=str) == sorted((calls, None), key=str)
     assert strategy.enable_true_multi_threading == (calls > 1)
-    assert "accelerator_type" not in pool_options(PoolSettings())
+    assert options["label_selector"] == {"zone": "a"}
+    assert not {"accelerator_type", "label_selector"} & set(pool_options(PoolSettings()))
 
 
 def test_cores_are_shared_among_the_largest_pool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +49,5 @@ def test_networks_lie_where_the_pool_has_its_share(
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     assert claim(PoolSettings(gpus=gpus, threads=3), InferenceSettings(precision=precision)) == placement
     assert threads == [3]
+    never = InferenceSettings(precision=precision, device="cpu")
+    assert claim(PoolSettings(gpus=gpus), never) == Placement("cpu", placement.precision)

@@ -185,7 +185,9 @@ def test_a_local_ray_has_at_least_the_cpus_with_which_every_job_runs(
     ("name", "kept"),
     [
         ("AWS_REGION", True),
-        ("AWS_PROFILE", True),
+        ("AWS_PROFILE", False),
+        ("AWS_CONFIG_FILE", False),
+        ("AWS_SHARED_CREDENTIALS_FILE", False),
         ("AWS_ACCESS_KEY_ID", False),
         ("AWS_SESSION_TOKEN", False),
         ("AWS_SECRET_ACCESS_KEY", False),

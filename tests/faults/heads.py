@@ -1,0 +1,150 @@
+"""Ray heads as real processes of their own, with or without the real autoscaler on pretended nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S = 120.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head."""
+
+    address: str
+    dashboard: str
+    folder: Path
+    environment: Mapping[str, str]
+
+    def run(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        """A command of this checkout, as somebody on the head would start it."""
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, **self.environment, "RAY_ADDRESS": self.address},
+            text=True,
+            **options,
+        )
+
+    def processes(self) -> Iterator[psutil.Process]:
+        """Everything that belongs to this Ray: its folder is in every command."""
+        for process in psutil.process_iter(["cmdline"]):
+            if any(str(self.folder) in part for part in process.info["cmdline"] or ()):
+                yield process
+
+    def kill_node(self, node_id: str) -> int:
+        """SIGKILL to the raylet of a node; how many processes that were."""
+        raylets = [each for each in self.processes() if each.name() == "raylet" and node_id in " ".join(each.cmdline())]
+        for raylet in raylets:
+            raylet.kill()
+        return len(raylets)
+
+
+@contextlib.contextmanager
+def head(
+    environment: Mapping[str, str], *arguments: str, autoscaling: Mapping[str, Any] | None = None
+) -> Iterator[Head]:
+    """A head without CPUs for work, on ports of its own; gone at the end with everything it started."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie below it
+    port, dashboard = free_port(), free_port()
+    address = f"{node_address()}:{port}"
+    if autoscaling is not None:
+        config = {**autoscaling, "provider": {**autoscaling["provider"], "gcs_address": address}}
+        (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
+        arguments = (*arguments, f"--autoscaling-config={folder / 'cluster.yaml'}")
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+    command += [f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--disable-usage-stats", *arguments]
+    log = (folder / "head.log").open("wb")
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
+    )
+    started = Head(address, f"http://127.0.0.1:{dashboard}", folder, environment)
+    try:
+        _await_port(port, process, folder / "head.log")
+        yield started
+    finally:
+        for each in started.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.kill()
+        process.wait()
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pretended(node_types: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """A cluster file whose nodes are processes on this machine.
+
+    node_types: what a node of each type holds; sizes: how many of each there may be. The provider that Ray brings for such nodes
+    wants the head's type to have this name.
+    """
+    types: dict[str, Any] = {
+        name: {
+            "resources": {**resources, "object_store_memory": 200_000_000},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": sizes[name],
+        }
+        for name, resources in node_types.items()
+    }
+    types["ray.head.default"] = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    provider = {"type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True}
+    empty: dict[str, Any] = {
+        name: [] for name in ("setup_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter")
+    }
+    for name in ("initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"):
+        empty[f"{name}_commands"] = []
+    return {
+        "cluster_name": "pretended",
+        "max_workers": sum(sizes.values()),
+        "upscaling_speed": 10.0,
+        "idle_timeout_minutes": 0.1,
+        "provider": {**provider, "disable_launch_config_check": True},
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        "auth": {},
+        "docker": {},
+        **empty,
+    }
+
+
+def node_address() -> str:
+    """What Ray calls this machine."""
+    import ray.util
+
+    return ray.util.get_node_ip_address()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection((node_address(), port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the head did not start: {log.read_text()[-2000:]}")
