@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -140,11 +142,19 @@ def free_port() -> int:
 
 
 def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    def answers() -> bool:
         with contextlib.suppress(OSError), socket.create_connection((node_address(), port), timeout=1):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"the head did not start: {log.read_text()[-2000:]}")
+            return True
+        return False
+
+    assert until(lambda: answers() or process.poll() is not None, START_S) and process.poll() is None, (
+        f"the head did not start: {log.read_text()[-2000:]}"
+    )
+
+
+def until(condition: Callable[[], bool], most_s: float) -> bool:
+    """Whether the condition came to hold within so many seconds; asked a few times a second."""
+    never, deadline = threading.Event(), time.monotonic() + most_s
+    while not (holds := condition()) and time.monotonic() < deadline:
+        never.wait(_POLL_S)
+    return holds

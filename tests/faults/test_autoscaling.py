@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from jobs.settings.common import ClusterSettings
 from jobs.shell.capacity import cluster_capacity
 from jobs.shell.run_folder import RunFolder
 from tests import tiny_bundle
-from tests.faults.heads import ROOT, Head, head, pretended
+from tests.faults.heads import ROOT, Head, head, pretended, until
 from tests.small_images import write_folders
 from tests.workshop import NUM_BAD, write_images
 
@@ -89,17 +88,12 @@ class Watch:
 
 
 def shrinks_to_the_head(cluster: Head) -> bool:
-    deadline = time.monotonic() + SHRINK_S
-    while node_types(cluster) and time.monotonic() < deadline:
-        time.sleep(1)
-    return not node_types(cluster)
+    return until(lambda: not node_types(cluster), SHRINK_S)
 
 
 def test_an_empty_cluster_that_may_grow_is_known_as_one(cluster: Head) -> None:
     remote = ClusterSettings(address=cluster.address)
-    deadline = time.monotonic() + 60
-    while not cluster_capacity(remote).grows and time.monotonic() < deadline:
-        time.sleep(1)  # the autoscaler's first status
+    assert until(lambda: cluster_capacity(remote).grows, 60)  # the autoscaler's first status
     size = cluster_capacity(remote)
     assert size.now == (0, 0)
     assert size.most == (float("inf"), float("inf"))
@@ -153,17 +147,21 @@ def build_workshop_elsewhere(cluster: Head, folder: Path) -> dict[str, object]:
 
 def take_a_gpu_node_away(cluster: Head, process: subprocess.Popen[str], labels: Path) -> int:
     """SIGKILL the raylet of one GPU node once labels have been written; how many processes that hit."""
-    deadline = time.monotonic() + WAIT_S
-    while process.poll() is None and time.monotonic() < deadline:
+    hit: list[int] = []
+
+    def kill() -> bool:
+        if process.poll() is not None:
+            return True
         if labels.exists() and len(list(labels.glob("*.parquet"))) >= 2:
             status = get_cluster_status(cluster.address)
             nodes = [
-                node for node in (*status.active_nodes, *status.idle_nodes) if node.ray_node_type_name == "gpu_spot"
+                each for each in (*status.active_nodes, *status.idle_nodes) if each.ray_node_type_name == "gpu_spot"
             ]
-            if nodes:
-                return cluster.kill_node(nodes[0].node_id)
-        time.sleep(0.1)
-    return 0
+            hit.extend(cluster.kill_node(node.node_id) for node in nodes[:1])
+        return bool(hit)
+
+    assert until(kill, WAIT_S)
+    return sum(hit)
 
 
 def test_a_training_job_grows_the_cluster_and_gives_all_back(cluster: Head, tmp_path: Path) -> None:
