@@ -32,10 +32,10 @@ from anchornet.models.card import load_model
 from anchornet.report import scores
 from anchornet.report.pictures import frontier_picture
 from jobs.data.dataset import labelled_images
+from jobs.resources.capacity import cluster_capacity
 from jobs.scoring.exits import ExitWork, check_pool, stall_of
 from jobs.scoring.views import collect_views
 from jobs.settings.scoring import CalibrateConfig
-from jobs.shell.capacity import cluster_capacity
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance

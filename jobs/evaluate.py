@@ -19,9 +19,9 @@ from anchornet.files import storage
 from anchornet.files.documents import write_json
 from anchornet.report import scores
 from jobs.data.dataset import labelled_images
+from jobs.resources.capacity import cluster_capacity
 from jobs.scoring.exits import CASCADE, ExitWork, check_pool, collect, exit_names, stall_of
 from jobs.settings.scoring import EvaluateConfig
-from jobs.shell.capacity import cluster_capacity
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance

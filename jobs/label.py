@@ -24,8 +24,8 @@ from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan, plan_label, with_pools
 from jobs.labelling.report import exit_code, make_report, render
 from jobs.labelling.resume import drop_doubtful_commits, identity
+from jobs.resources.capacity import cluster_capacity
 from jobs.settings.label import LabelConfig
-from jobs.shell.capacity import cluster_capacity
 from jobs.shell.job import run_job
 from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance

@@ -27,8 +27,8 @@ from jobs.data.manifest_rows import RowGroupContents
 from jobs.labelling.ledger_actor import answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan
+from jobs.resources.capacity import cluster_capacity
 from jobs.settings.label import LabelConfig
-from jobs.shell.capacity import cluster_capacity
 from jobs.shell.provenance import save_provenance
 from jobs.shell.run_folder import RunFolder
 

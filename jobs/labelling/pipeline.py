@@ -16,8 +16,8 @@ from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
 from jobs.labelling.ledger_actor import LedgerHandle, await_purses
 from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan, process_names
 from jobs.labelling.progress import progress_lines
+from jobs.resources.capacity import Stall
 from jobs.settings.label import LabelConfig
-from jobs.shell.capacity import Stall
 from jobs.shell.pools import pool_options
 from jobs.shell.run_folder import RunFolder
 

@@ -15,11 +15,11 @@ from anchornet.files.documents import read_json
 from anchornet.images.preprocess import Shaping
 from anchornet.ledger.ledger import LedgerPlan
 from anchornet.units import GIGA, gflops_text
-from jobs.labelling.default_pools import default_pools, pools_text
 from jobs.labelling.resume import count_labelled, spent_so_far
+from jobs.resources.capacity import Capacity, Resources, check_fits, owners_of
+from jobs.resources.default_pools import default_pools, pools_text
 from jobs.settings.common import PoolSettings
 from jobs.settings.label import LabelConfig
-from jobs.shell.capacity import Capacity, Resources, check_fits, owners_of
 from jobs.shell.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)

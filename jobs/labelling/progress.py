@@ -11,7 +11,7 @@ import ray
 
 from anchornet.units import GIGA
 from jobs.labelling.ledger_actor import LedgerHandle, answer
-from jobs.shell.capacity import Stall
+from jobs.resources.capacity import Stall
 from jobs.shell.progress import INTERVAL_S, progress
 
 logger = logging.getLogger(__name__)

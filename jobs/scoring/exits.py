@@ -18,8 +18,8 @@ from anchornet.cascade.run import answers, run_all_exits
 from anchornet.cascade.single import single_network
 from anchornet.models.card import load_model
 from jobs.data.dataset import READ_CPUS
+from jobs.resources.capacity import Capacity, Resources, Stall, check_fits, owners_of
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings
-from jobs.shell.capacity import Capacity, Resources, Stall, check_fits, owners_of
 from jobs.shell.pools import claim, pool_options
 from jobs.shell.progress import progress
 

@@ -17,8 +17,8 @@ from anchornet.bundle import load_bundle
 from anchornet.cascade.protocol import Cascade
 from anchornet.cascade.run import run_all_exits
 from anchornet.cascade.view_table import ViewTable
+from jobs.resources.capacity import Stall
 from jobs.scoring.exits import ExitWork, batches_of, gathered, matrix, readable
-from jobs.shell.capacity import Stall
 from jobs.shell.pools import claim
 
 VIEWS, COST = "views", "cost"

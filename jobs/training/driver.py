@@ -23,8 +23,8 @@ from anchornet.models.classifiers import build_classifier
 from anchornet.models.training_settings import ClassifierRecipe
 from anchornet.systems.registry import role_of
 from jobs.data import dataset
+from jobs.resources.capacity import Capacity, cluster_capacity
 from jobs.settings.train import TrainConfig
-from jobs.shell.capacity import Capacity, cluster_capacity
 from jobs.shell.progress import progress
 from jobs.shell.provenance import provenance, save_provenance
 from jobs.shell.ray_session import ray_session

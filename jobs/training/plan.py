@@ -12,8 +12,8 @@ from anchornet.models.classifiers import check_architecture
 from anchornet.models.training_settings import TrainingSettings
 from anchornet.systems.registry import RecipeSettings, recipe_code
 from jobs.data.dataset import READ_CPUS, SHUFFLE_CPUS
+from jobs.resources.capacity import Capacity, Resources, Stall, check_fits, owners_of
 from jobs.settings.train import TrainConfig, WorkerSettings
-from jobs.shell.capacity import Capacity, Resources, Stall, check_fits, owners_of
 from jobs.shell.run_folder import RunFolder, model_in
 
 CHECKPOINT_FOLDER = "checkpoints"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import ray
 
 from anchornet.files import storage
-from jobs.shell.capacity import Stall
+from jobs.resources.capacity import Stall
 from jobs.shell.progress import progress
 
 T = TypeVar("T")

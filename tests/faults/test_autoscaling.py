@@ -20,8 +20,8 @@ import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 
 from anchornet.report.label_counts import label_tables
+from jobs.resources.capacity import cluster_capacity
 from jobs.settings.common import ClusterSettings
-from jobs.shell.capacity import cluster_capacity
 from jobs.shell.run_folder import RunFolder
 from tests import tiny_bundle
 from tests.faults.heads import ROOT, Head, head, pretended, until

@@ -201,12 +201,15 @@ class TestRefusals:
     def test_more_workers_than_cpus(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command = arguments(tmp_path, data, workers__count="[1,8]")
         self.refused(
-            train.main, command, "8 workers x 1 CPUs and the reading of images need 9.5 logical CPUs, Ray has 4", capsys
+            train.main,
+            command,
+            "8 workers x 1 CPUs and the reading of images need 9.5 logical CPUs and 0 GPUs, Ray has 4",
+            capsys,
         )
 
     def test_gpus_where_there_are_none(self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command = arguments(tmp_path, data, workers__use_gpu="true")
-        self.refused(train.main, command, "1 workers with a GPU each, Ray has 0 GPUs", capsys)
+        self.refused(train.main, command, "and 1 GPUs, Ray has 4 logical CPUs and 0 GPUs", capsys)
 
     def test_a_run_folder_of_another_run(
         self, anchornet_run: Path, data: Path, capsys: pytest.CaptureFixture[str]

@@ -23,7 +23,7 @@ ANCHORNET_ROOMS = [
     "bundle",
     "calibration",
 ]
-JOBS_ROOMS = ["settings", "shell", "data", "labelling", "training", "scoring"]
+JOBS_ROOMS = ["settings", "resources", "shell", "data", "labelling", "training", "scoring"]
 """From top to bottom of README's list: a room imports from itself and from those before it. Verbs come last."""
 LARGEST_ROOM = 9
 

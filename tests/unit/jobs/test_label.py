@@ -24,8 +24,8 @@ from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.units import GIGA
 from jobs import label
 from jobs.labelling.plan import LabelPlan
+from jobs.resources.capacity import Capacity
 from jobs.settings.label import LabelConfig
-from jobs.shell.capacity import Capacity
 from jobs.shell.run_folder import RunFolder
 from tests.small_images import write_folders
 from tests.tiny_bundle import made_up_table, save_tiny_models

@@ -17,9 +17,9 @@ from anchornet.files.documents import write_json
 from anchornet.ledger.mark import MarkState
 from anchornet.units import GIGA
 from jobs.labelling.plan import check_resources, plan_label, process_names, with_pools
+from jobs.resources.capacity import Capacity, Resources
 from jobs.settings.common import ClusterSettings, PoolSettings, RunSettings
 from jobs.settings.label import BudgetSettings, LabelConfig
-from jobs.shell.capacity import Capacity, Resources
 from jobs.shell.run_folder import RunFolder
 from tests.tiny_bundle import made_up_table, tiny_bundle
 

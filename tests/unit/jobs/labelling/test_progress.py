@@ -12,7 +12,7 @@ import ray
 
 from jobs.labelling import progress
 from jobs.labelling.progress import LedgerWatch, progress_line, progress_lines
-from jobs.shell.capacity import Stall
+from jobs.resources.capacity import Stall
 
 QUIET = Stall(1e9, {})
 

@@ -15,10 +15,10 @@ from anchornet.images.preprocess import preprocess
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.systems.registry import system_of
 from jobs.data.dataset import ROW_SCHEMA
+from jobs.resources.capacity import Capacity, Resources, Stall
 from jobs.scoring import exits
 from jobs.scoring.exits import CASCADE, FULL, ExitActor, ExitWork, check_pool, exit_names
 from jobs.settings.common import InferenceSettings, PoolSettings
-from jobs.shell.capacity import Capacity, Resources, Stall
 from tests import small_classifiers
 from tests.small_images import encode
 from tests.tiny_bundle import save_tiny_models, tiny_cascade

@@ -12,11 +12,11 @@ import pytest
 from anchornet.bundle import assemble_bundle, load_bundle
 from anchornet.cascade.run import run_all_exits
 from anchornet.systems.anchornet.settings import AnchorNetSettings
+from jobs.resources.capacity import Stall
 from jobs.scoring import views
 from jobs.scoring.exits import ExitWork
 from jobs.scoring.views import ViewActor, collect_views
 from jobs.settings.common import InferenceSettings, PoolSettings
-from jobs.shell.capacity import Stall
 from tests.tiny_bundle import save_tiny_models
 from tests.unit.jobs.scoring.test_exits import images, rows
 

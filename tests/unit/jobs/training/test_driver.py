@@ -21,9 +21,9 @@ from anchornet.images.preprocess import Preprocessing
 from anchornet.models.card import load_model
 from anchornet.models.training_settings import ClassifierRecipe
 from anchornet.systems.anchornet.settings import AnchorNetRecipe
+from jobs.resources.capacity import Capacity
 from jobs.settings.common import RunSettings
 from jobs.settings.train import InitSettings, TrainConfig, WorkerSettings
-from jobs.shell.capacity import Capacity
 from jobs.shell.run_folder import RunFolder
 from jobs.training import driver
 from jobs.training.local_checkpoints import LocalCheckpoints

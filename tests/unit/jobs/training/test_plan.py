@@ -18,9 +18,9 @@ from anchornet.systems.anchornet.network import AnchorNet
 from anchornet.systems.anchornet.settings import ARCHITECTURE, AnchorNetRecipe, GlanceRecipe, PatchRecipe
 from anchornet.systems.registry import RecipeSettings
 from jobs import train
+from jobs.resources.capacity import Capacity, Resources
 from jobs.settings.common import ClusterSettings, RunSettings
 from jobs.settings.train import InitSettings, TrainConfig, WorkerSettings
-from jobs.shell.capacity import Capacity, Resources
 from jobs.training.plan import TrainPlan, check_resources, identity, plan_training, too_many_unreadable, with_gpu
 from tests.small_images import write_folders
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from jobs.shell.capacity import Stall
+from jobs.resources.capacity import Stall
 from jobs.training import progress
 from jobs.training.progress import TELL_S, TrainingWatch, told, training_lines
 

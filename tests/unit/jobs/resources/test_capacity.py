@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from jobs.labelling.default_pools import default_pools
-from jobs.shell import capacity
-from jobs.shell.capacity import Capacity, Resources, Stall, Waiting, check_fits, owners_of
+from jobs.resources import capacity
+from jobs.resources.capacity import Capacity, Resources, Stall, Waiting, check_fits, owners_of
+from jobs.resources.default_pools import default_pools
 
 EMPTY = Capacity(Resources(0, 0), Resources(128, 4))
 UNKNOWN = Capacity(Resources(0, 0), Resources(math.inf, math.inf))

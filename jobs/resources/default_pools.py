@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from jobs.resources.capacity import Capacity
 from jobs.settings.common import PoolSettings
-from jobs.shell.capacity import Capacity
 
 
 def default_pools(capacity: Capacity, num_stages: int, seconds: Sequence[float] = ()) -> tuple[PoolSettings, ...]:

@@ -1,0 +1,1 @@
+"""What a cluster has, and who of a job gets how much of it."""
