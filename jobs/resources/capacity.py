@@ -83,7 +83,7 @@ def cluster_capacity(cluster: ClusterSettings) -> Capacity:
     have = ray.cluster_resources()
     now = Resources(have.get("CPU", 0.0), have.get("GPU", 0.0))
     if cluster.is_local:
-        return Capacity(now, now, one_machine=True)
+        return Capacity.fixed(*now, one_machine=True)
     known = state.get_max_resources_from_cluster_config()
     if known is not None:
         most = Resources(known.get("CPU", 0.0), known.get("GPU", 0.0))

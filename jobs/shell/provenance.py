@@ -19,7 +19,6 @@ from jobs.shell.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
-COMMIT_VARIABLE = "ANCHORNET_COMMIT"
 _VERSIONED = ("anchornet", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
 
 
@@ -38,19 +37,17 @@ def provenance() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
-        "commit": commit(),
+        "commit": _commit(),
         "versions": versions,
         "python": platform.python_version(),
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
     }
 
 
-def commit() -> str | None:
-    """The checkout's commit, with ``+changes`` when the tree differs from it; without git, as in an image or on the nodes of a
-    cluster, what ANCHORNET_COMMIT says; else None.
-    """
+def _commit() -> str | None:
+    """The checkout's commit, with ``+changes`` when the tree differs from it; None outside a git checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get(COMMIT_VARIABLE)
+        return None

@@ -21,7 +21,7 @@ from jobs.shell.provenance import ROOT
 
 logger = logging.getLogger(__name__)
 
-NOT_SHIPPED = ["/.git", "/.venv", "/runs", "/data", ".*_cache", ".hypothesis", "__pycache__"]
+_NOT_SHIPPED = ["/.git", "/.venv", "/runs", "/data", ".*_cache", ".hypothesis", "__pycache__"]
 """Not sent to the workers of a cluster; written as in .gitignore."""
 _OF_THIS_MACHINE = ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 """Names of files and of their parts that lie here; a node of a cluster has a role of its own."""
@@ -114,25 +114,25 @@ def runtime_env() -> dict[str, Any]:
     """
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     known = submitted.get("env_vars") or {}
-    mine: dict[str, Any] = {"env_vars": {k: v for k, v in worker_environment().items() if k not in known}}
+    mine: dict[str, Any] = {"env_vars": {k: v for k, v in _worker_environment().items() if k not in known}}
     if "working_dir" not in submitted:
-        mine |= {"working_dir": str(ROOT), "excludes": NOT_SHIPPED}
+        mine |= {"working_dir": str(ROOT), "excludes": _NOT_SHIPPED}
     return mine
 
 
-def worker_environment() -> dict[str, str]:
+def _worker_environment() -> dict[str, str]:
     """Environment that workers need to find the object storage.
 
-    Credentials are left out, the name of Google's file of them too, which lies on this machine: a runtime environment can be
+    Credentials are left out, and the names of files of them, which lie on this machine: a runtime environment can be
     read by whoever sees the cluster's dashboard. Local workers inherit them from this process; on a cluster the nodes have a
     role, or a profile, of their own.
     """
-    return {key: value for key, value in os.environ.items() if _is_storage(key) and not _is_secret(key)}
+    return {key: value for key, value in os.environ.items() if _is_storage(key) and not _stays_here(key)}
 
 
 def _is_storage(name: str) -> bool:
     return name.startswith("AWS_") or name in _GOOGLE
 
 
-def _is_secret(name: str) -> bool:
+def _stays_here(name: str) -> bool:
     return name in _OF_THIS_MACHINE or any(part in name for part in ("ACCESS_KEY", "SECRET", "TOKEN"))

@@ -29,7 +29,6 @@ class Head:
     """A running head."""
 
     address: str
-    dashboard: str
     folder: Path
     environment: Mapping[str, str]
 
@@ -63,19 +62,19 @@ def head(
 ) -> Iterator[Head]:
     """A head without CPUs for work, on ports of its own; gone at the end with everything it started."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie below it
-    port, dashboard = free_port(), free_port()
+    port = free_port()
     address = f"{node_address()}:{port}"
     if autoscaling is not None:
         config = {**autoscaling, "provider": {**autoscaling["provider"], "gcs_address": address}}
         (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
         arguments = (*arguments, f"--autoscaling-config={folder / 'cluster.yaml'}")
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
-    command += [f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--disable-usage-stats", *arguments]
+    command += ["--include-dashboard=false", f"--temp-dir={folder}", "--disable-usage-stats", *arguments]
     log = (folder / "head.log").open("wb")
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
     )
-    started = Head(address, f"http://127.0.0.1:{dashboard}", folder, environment)
+    started = Head(address, folder, environment)
     try:
         _await_port(port, process, folder / "head.log")
         yield started

@@ -139,34 +139,29 @@ REMOTE = ClusterSettings(address="head:6379")
     [(LOCAL, 2 * 0.5 + 4 * 0.25 + 1), (REMOTE, 2 * 0.5 + 3 * 0.25 + 1)],
     ids=["a local Ray holds all at once", "on a cluster they grow one by one"],
 )
-def test_pools_leave_cpus_for_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterSettings, held: float
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    settings = config(tmp_path, cluster=cluster)
+def test_pools_leave_cpus_for_reading(tmp_path: Path, cluster: ClusterSettings, held: float) -> None:
+    settings, local = config(tmp_path, cluster=cluster), cluster is LOCAL
     others = settings.input.decode_cpus + 0.25 + 0.25 + 1.0
-    check_resources(settings, POOLS, Capacity.fixed(held + others))
-    sizes = f"2 x 0.5 \\+ {4 if cluster is LOCAL else 3} x 0.25 \\+ 1 x 1"
+    check_resources(settings, POOLS, Capacity.fixed(held + others, one_machine=local))
+    sizes = f"2 x 0.5 \\+ {4 if local else 3} x 0.25 \\+ 1 x 1"
     with pytest.raises(ValueError, match=rf"pools \({held:g} CPUs: {sizes}\) and .* \({others:g}\) need"):
-        check_resources(settings, POOLS, Capacity.fixed(held + others - 0.01))
+        check_resources(settings, POOLS, Capacity.fixed(held + others - 0.01, one_machine=local))
 
 
-def test_only_a_local_ray_is_told_of_its_own_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_only_a_local_ray_is_told_of_its_own_setting(tmp_path: Path) -> None:
     for cluster in (LOCAL, REMOTE):
         with pytest.raises(ValueError, match="the job would wait for ever") as refusal:
-            check_resources(config(tmp_path, cluster=cluster), POOLS, Capacity.fixed(1))
+            check_resources(config(tmp_path, cluster=cluster), POOLS, Capacity.fixed(1, one_machine=cluster is LOCAL))
         assert ("or raise cluster.local_cpus" in str(refusal.value)) == (cluster is LOCAL)
 
 
-def test_pools_have_their_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_pools_have_their_gpus(tmp_path: Path) -> None:
     pools = (PoolSettings(gpus=0.5), PoolSettings(actors=1, max_actors=3, gpus=1))
-    check_resources(config(tmp_path, cluster=LOCAL), pools, Capacity.fixed(100, 3.5))
+    check_resources(config(tmp_path, cluster=LOCAL), pools, Capacity.fixed(100, 3.5, one_machine=True))
     with pytest.raises(
         ValueError, match=r"and 3\.5 GPUs, Ray has 100 logical CPUs and 3 GPUs: .* lower the cpus, the gpus"
     ):
-        check_resources(config(tmp_path, cluster=LOCAL), pools, Capacity.fixed(100, 3))
+        check_resources(config(tmp_path, cluster=LOCAL), pools, Capacity.fixed(100, 3, one_machine=True))
     check_resources(config(tmp_path, cluster=REMOTE), pools, Capacity(Resources(0, 0), Resources(100, 2)))
 
 
