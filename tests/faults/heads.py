@@ -68,7 +68,10 @@ def head(
         config = {**autoscaling, "provider": {**autoscaling["provider"], "gcs_address": address}}
         (folder / "cluster.yaml").write_text(yaml.safe_dump(config))
         arguments = (*arguments, f"--autoscaling-config={folder / 'cluster.yaml'}")
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
+    # Ray does not quote the path of its interpreter, and a checkout may lie in a folder with a space.
+    (folder / "environment").symlink_to(sys.prefix)
+    python = str(folder / "environment" / "bin" / Path(sys.executable).name)
+    command = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
     command += ["--include-dashboard=false", f"--temp-dir={folder}", "--disable-usage-stats", *arguments]
     log = (folder / "head.log").open("wb")
     process = subprocess.Popen(

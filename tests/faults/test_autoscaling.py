@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -103,12 +104,7 @@ def test_an_empty_cluster_that_may_grow_is_known_as_one(cluster: Head) -> None:
 def test_a_label_job_grows_the_cluster_loses_a_node_and_gives_all_back(cluster: Head, tmp_path: Path) -> None:
     shop = build_workshop_elsewhere(cluster, tmp_path)
     write_images(Path(shop["images"]), 240, seed=5)
-    settings = [f"run.folder={tmp_path}/run", f"bundle={shop['bundle']}", f"input.path={shop['images']}"]
-    settings += [f"budget.gflops_per_image={shop['gflops']}", "rows_per_file=8", "inference.device=cpu"]
-    settings += ["cluster.max_gpus=2", "cluster.stall_s=5", f"cluster.address={cluster.address}"]
-    for stage in (0, 1):
-        settings += [f"pools.{stage}.{key}" for key in ("gpus=0.5", "max_actors=2", "cpus=0.25", "batch_size=8")]
-    command = [part for setting in settings for part in ("--set", setting)]
+    command = label_command(cluster, shop, tmp_path, "cluster.max_gpus=2", gpus=0.5)
     with Watch(cluster) as watch, (tmp_path / "log").open("w") as log:
         process = cluster.run("-m", "jobs.label", *command, stdout=log, stderr=log)
         killed = take_a_gpu_node_away(cluster, process, tmp_path / "run" / "labels")
@@ -117,7 +113,6 @@ def test_a_label_job_grows_the_cluster_loses_a_node_and_gives_all_back(cluster: 
     assert code == 0, said[-3000:]
     assert killed, said[-3000:]
     assert "waiting for the cluster to grow: the pools" in said
-    assert "s: waiting for room for" in said  # nothing has moved for 5 s: no node was there yet
     assert watch.most["gpu_spot"] >= 1
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     rows = pa.concat_tables(label_tables(RunFolder(str(tmp_path / "run")).labels))
@@ -125,6 +120,30 @@ def test_a_label_job_grows_the_cluster_loses_a_node_and_gives_all_back(cluster: 
     assert report["status"] == {"ok": report["images"] - NUM_BAD, "unreadable": NUM_BAD, "failed": 0}
     assert report["budget"]["spent_gflops"] <= report["budget"]["asked_gflops"]
     assert shrinks_to_the_head(cluster)
+
+
+def test_a_job_that_no_node_can_hold_says_so_and_goes_on_waiting(cluster: Head, tmp_path: Path) -> None:
+    command = label_command(cluster, build_workshop_elsewhere(cluster, tmp_path), tmp_path, "cluster.stall_s=3", gpus=8)
+    with (tmp_path / "log").open("w") as log:
+        process = cluster.run("-m", "jobs.label", *command, stdout=log, stderr=log)
+        waits = "room for 1 x (0.25 CPU, 8 GPU), the pool of anchor or the pool of patches"
+        found = until(lambda: waits in (tmp_path / "log").read_text() or process.poll() is not None, WAIT_S)
+        assert found and process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=WAIT_S) == 130
+    assert "nothing has moved for " in (tmp_path / "log").read_text()
+    assert shrinks_to_the_head(cluster)
+
+
+def label_command(cluster: Head, shop: dict[str, object], folder: Path, *more: str, gpus: float) -> list[str]:
+    """Arguments of a label job whose stages have one or two actors of so many GPUs, which are never used."""
+    settings = [f"run.folder={folder}/run", f"bundle={shop['bundle']}", f"input.path={shop['images']}"]
+    settings += [f"budget.gflops_per_image={shop['gflops']}", "rows_per_file=8", "inference.device=cpu"]
+    settings += [f"cluster.address={cluster.address}", *more]
+    for stage in (0, 1):
+        values = (f"gpus={gpus:g}", "max_actors=2", "cpus=0.25", "batch_size=8")
+        settings += [f"pools.{stage}.{value}" for value in values]
+    return [part for setting in settings for part in ("--set", setting)]
 
 
 def build_workshop_elsewhere(cluster: Head, folder: Path) -> dict[str, object]:
