@@ -126,7 +126,7 @@ def test_a_job_that_no_node_can_hold_says_so_and_goes_on_waiting(cluster: Head, 
     command = label_command(cluster, build_workshop_elsewhere(cluster, tmp_path), tmp_path, "cluster.stall_s=3", gpus=8)
     with (tmp_path / "log").open("w") as log:
         process = cluster.run("-m", "jobs.label", *command, stdout=log, stderr=log)
-        waits = "room for 1 x (0.25 CPU, 8 GPU), the pool of anchor or the pool of patches"
+        waits = "room for 2 x (0.25 CPU, 8 GPU), the pool of anchor or the pool of patches"
         found = until(lambda: waits in (tmp_path / "log").read_text() or process.poll() is not None, WAIT_S)
         assert found and process.poll() is None, (tmp_path / "log").read_text()[-3000:]
         process.send_signal(signal.SIGINT)
@@ -136,7 +136,7 @@ def test_a_job_that_no_node_can_hold_says_so_and_goes_on_waiting(cluster: Head, 
 
 
 def label_command(cluster: Head, shop: dict[str, object], folder: Path, *more: str, gpus: float) -> list[str]:
-    """Arguments of a label job whose stages have one or two actors of so many GPUs, which are never used."""
+    """Arguments of a label job whose two stages have one or two actors each of so many GPUs, which are never used."""
     settings = [f"run.folder={folder}/run", f"bundle={shop['bundle']}", f"input.path={shop['images']}"]
     settings += [f"budget.gflops_per_image={shop['gflops']}", "rows_per_file=8", "inference.device=cpu"]
     settings += [f"cluster.address={cluster.address}", *more]
