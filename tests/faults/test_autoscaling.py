@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -129,8 +128,8 @@ def test_a_job_that_no_node_can_hold_says_so_and_goes_on_waiting(cluster: Head, 
         waits = "room for 2 x (0.25 CPU, 8 GPU), the pool of anchor or the pool of patches"
         found = until(lambda: waits in (tmp_path / "log").read_text() or process.poll() is not None, WAIT_S)
         assert found and process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=WAIT_S) == 130
+        process.kill()  # not Ctrl-C, which a job started in the background does not hear
+        process.wait()
     assert "nothing has moved for " in (tmp_path / "log").read_text()
     assert shrinks_to_the_head(cluster)
 
