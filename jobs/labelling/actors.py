@@ -14,8 +14,8 @@ from anchornet.cascade import label_stage
 from anchornet.cascade import rows as records
 from jobs.labelling.ledger_actor import LedgerHandle
 from jobs.labelling.purse_holder import PurseHolder
+from jobs.resources.pools import claim
 from jobs.settings.common import InferenceSettings, PoolSettings
-from jobs.shell.pools import claim
 
 CALLS_IN_FLIGHT = 2
 """Calls an actor works on at a time: one computes, the next one has its batch and its permission ready."""

@@ -17,8 +17,8 @@ from jobs.labelling.ledger_actor import LedgerHandle, await_purses
 from jobs.labelling.plan import SMALL_TASK_CPUS, LabelPlan, process_names
 from jobs.labelling.progress import progress_lines
 from jobs.resources.capacity import Stall
+from jobs.resources.pools import pool_options
 from jobs.settings.label import LabelConfig
-from jobs.shell.pools import pool_options
 from jobs.shell.run_folder import RunFolder
 
 

@@ -19,8 +19,8 @@ from anchornet.cascade.single import single_network
 from anchornet.models.card import load_model
 from jobs.data.dataset import READ_CPUS
 from jobs.resources.capacity import Capacity, Resources, Stall, check_fits, owners_of
+from jobs.resources.pools import claim, pool_options
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings
-from jobs.shell.pools import claim, pool_options
 from jobs.shell.progress import progress
 
 CASCADE, FULL = "cascade", "full network"

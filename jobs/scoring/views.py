@@ -18,8 +18,8 @@ from anchornet.cascade.protocol import Cascade
 from anchornet.cascade.run import run_all_exits
 from anchornet.cascade.view_table import ViewTable
 from jobs.resources.capacity import Stall
+from jobs.resources.pools import claim
 from jobs.scoring.exits import ExitWork, batches_of, gathered, matrix, readable
-from jobs.shell.pools import claim
 
 VIEWS, COST = "views", "cost"
 

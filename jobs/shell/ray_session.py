@@ -14,9 +14,9 @@ from typing import Any
 import ray
 import ray.data
 
+from jobs.resources.cluster_address import check_answers, cluster_address
 from jobs.settings.common import AUTO, ClusterSettings
 from jobs.shell import terminal
-from jobs.shell.cluster_address import check_answers, cluster_address
 from jobs.shell.provenance import ROOT
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import pytest
 import ray
 
 from jobs.resources.capacity import cluster_capacity, what_waits
+from jobs.resources.cluster_address import ClusterAddress, check_answers
 from jobs.settings.common import ClusterSettings
-from jobs.shell.cluster_address import ClusterAddress, check_answers
 
 pytestmark = pytest.mark.ray
 

@@ -20,9 +20,9 @@ from benchmarks.tables import EXIT_MACS, EXITS, synthetic_table
 from jobs.labelling import pipeline
 from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
 from jobs.labelling.plan import LabelPlan
+from jobs.resources.pools import pool_options
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings
 from jobs.settings.label import BudgetSettings, LabelConfig
-from jobs.shell.pools import pool_options
 from jobs.shell.run_folder import RunFolder
 
 POOLS = (PoolSettings(actors=2, batch_size=32), PoolSettings(gpus=0.5, batch_size=16), PoolSettings(max_actors=4))

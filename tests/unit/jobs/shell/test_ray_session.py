@@ -14,9 +14,9 @@ import pytest
 import ray
 import ray.data
 
+from jobs.resources.cluster_address import ClusterAddress
 from jobs.settings.common import ClusterSettings
 from jobs.shell import ray_session
-from jobs.shell.cluster_address import ClusterAddress
 from jobs.shell.provenance import ROOT
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from anchornet.cascade.protocol import Placement
+from jobs.resources.pools import claim, pool_options, threads_per_actor
 from jobs.settings.common import InferenceSettings, PoolSettings
-from jobs.shell.pools import claim, pool_options, threads_per_actor
 
 
 @pytest.mark.parametrize("calls", [1, 2])
