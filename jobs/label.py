@@ -19,11 +19,11 @@ from anchornet.bundle import load_bundle
 from anchornet.data.manifest import open_manifest
 from anchornet.files.documents import write_json
 from jobs.labelling.dry_run import dry_run
-from jobs.labelling.ledger_actor import answer, start_ledger
+from jobs.labelling.ledger_actor import LedgerHandle, answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan, plan_label, with_pools
 from jobs.labelling.report import exit_code, make_report, render
-from jobs.labelling.resume import drop_doubtful_commits, identity
+from jobs.labelling.resume import check_ours, drop_doubtful_commits, identity, retry_failed
 from jobs.resources.capacity import cluster_capacity
 from jobs.settings.label import LabelConfig
 from jobs.shell.job import run_job
@@ -36,7 +36,7 @@ from jobs.shell.terminal import say
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when every image of the manifest has exactly one row."""
-    return run_job(LabelConfig, execute, __doc__, argv, flags=("dry_run",))
+    return run_job(LabelConfig, execute, __doc__, argv, flags=("dry_run", "retry_failed"))
 
 
 def execute(config: LabelConfig) -> int:
@@ -47,6 +47,9 @@ def execute(config: LabelConfig) -> int:
     plan = plan_label(config, bundle, num_images)
     say(plan.summary())
     with ray_session(config.cluster, config.run.folder):
+        if again := retry_failed(folder, config.retry_failed):
+            plan = plan_label(config, bundle, num_images)
+            say(f"{again:,} images that had failed are tried again\n{plan.summary()}")
         plan = with_pools(config, plan, cluster_capacity(config.cluster))
         if config.dry_run:
             return dry_run(config, bundle, plan)
@@ -55,7 +58,7 @@ def execute(config: LabelConfig) -> int:
         if report is None:
             folder.remember(identity(config, bundle))
             report = _run(config, plan)
-    sys.stdout.write(render(report) + "\n")
+    sys.stdout.write(render(report, config.max_failed_fraction) + "\n")
     return exit_code(report, config.max_failed_fraction)
 
 
@@ -69,11 +72,27 @@ def _run(config: LabelConfig, plan: LabelPlan) -> dict[str, Any]:
     try:
         if plan.remaining:
             run_pipeline(config, plan, ledger)
+    except Exception as error:
+        check_ours(folder, error)
+        raise
     finally:
+        report = _end(config, plan, ledger, time.perf_counter() - started)
+    return report
+
+
+def _end(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle, wall_s: float) -> dict[str, Any]:
+    """Close the ledger and write the report."""
+    folder = RunFolder(config.run.folder)
+    try:
         answer(ledger.close.remote())
-        report = make_report(config, plan, answer(ledger.report.remote()), time.perf_counter() - started)
-        write_json(folder.report, report)
+    except ray.exceptions.RayTaskError as error:
+        check_ours(folder, error)
+        raise
+    finally:
+        state = answer(ledger.report.remote())
         ray.kill(ledger)
+    report = make_report(config, plan, state, wall_s)
+    write_json(folder.report, report)
     return report
 
 

@@ -5,7 +5,8 @@ An actor pool holds a cascade and calls :func:`label_stage`; the same function l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from anchornet.cascade import rows as records
 from anchornet.cascade.protocol import Cascade
-from anchornet.cascade.run import Part, StageResult, run_stage
+from anchornet.cascade.run import Part, run_stage
 from anchornet.cascade.standing import NO_EXIT
 
 VIEWS = "views"
@@ -54,7 +55,7 @@ def label_stage(
     left = result.standing.exit[np.setdiff1d(rows, result.continuing, assume_unique=True)]
     counts = np.bincount(left[left != NO_EXIT], minlength=len(cascade.exits))
     return StageBatch(
-        table=_carry(cascade, stage_index + 1, table, result),
+        table=_carry(cascade, stage_index + 1, table, result.continuing, result.parts),
         spent_macs=result.spent_macs,
         exit_counts=tuple(int(count) for count in counts),
         num_starved=int((left == NO_EXIT).sum()),
@@ -81,17 +82,28 @@ def _unpack_views(cascade: Cascade[Any], column: np.ndarray | None, first: int) 
     return dict(zip(cascade.combination.kept(first), torch.from_numpy(column).unbind(1), strict=True))
 
 
-def _carry(cascade: Cascade[Any], next_stage: int, table: pa.Table, result: StageResult) -> pa.Table:
+def fail_rows(cascade: Cascade[Any], stage_index: int, table: pa.Table, reason: str) -> pa.Table:
+    """``table`` after a stage that raised on the rows that wanted it: those are ``failed`` and have no label."""
+    rows, standing = records.wanting_rows(table), records.read_standing(table, cascade.num_boxes)
+    exits = standing.exit.copy()
+    exits[rows] = NO_EXIT
+    table = records.with_failed(records.with_standing(table, replace(standing, exit=exits)), rows, reason)
+    return _carry(cascade, stage_index + 1, table, np.zeros(0, np.int64), [])
+
+
+def _carry(
+    cascade: Cascade[Any], next_stage: int, table: pa.Table, continuing: np.ndarray, parts: Sequence[Part]
+) -> pa.Table:
     """``table`` with what the survivors carry to the next stage; after the last one nobody carries anything."""
     if next_stage == len(cascade.stages):
         return records.without_carried(table)
     layout = stage_layout(cascade, next_stage)
-    packed = [{**cascade.pack(part.state, next_stage), **_pack_views(part)} for part in result.parts]
+    packed = [{**cascade.pack(part.state, next_stage), **_pack_views(part)} for part in parts]
     if len(packed) > 1:  # parts interleave: back into the order of the table
-        order = np.argsort(np.concatenate([part.rows for part in result.parts]))
+        order = np.argsort(np.concatenate([part.rows for part in parts]))
         packed = [{name: np.concatenate([columns[name] for columns in packed])[order] for name in layout}]
     nobody = {name: np.zeros((0, *shape), dtype) for name, (dtype, shape) in layout.items()}
-    return records.with_carried(table, result.continuing, packed[0] if packed else nobody, layout)
+    return records.with_carried(table, continuing, packed[0] if packed else nobody, layout)
 
 
 def finish_rows(

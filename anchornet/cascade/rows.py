@@ -114,6 +114,17 @@ def with_standing(table: pa.Table, standing: Standing) -> pa.Table:
     return with_columns(table, columns)
 
 
+def with_failed(table: pa.Table, rows: np.ndarray, reason: str) -> pa.Table:
+    """``table`` in which ``rows`` (n,) have the status ``failed``, for a reason."""
+    failed = np.zeros(len(table), bool)
+    failed[rows] = True
+    status, error = (table[name].combine_chunks() for name in ("status", "error"))
+    return with_columns(
+        table,
+        {"status": pc.if_else(pa.array(failed), FAILED, status), "error": pc.if_else(pa.array(failed), reason, error)},
+    )
+
+
 def read_standing(table: pa.Table, num_boxes: int) -> Standing:
     """The standing of every row of ``table``; fresh before the first stage."""
     if "exit" not in table.column_names:

@@ -98,10 +98,12 @@ def read_places(table: pa.Table, threads: int) -> list[bytes | OSError]:
 
 
 def read_part(file: str, offset: int, size: int) -> bytes | OSError:
-    """``size`` bytes of a file from ``offset`` on, or the error that reading them gave."""
+    """``size`` bytes of a file from ``offset`` on, or the error that reading them gave; raises OSError in an outage."""
     try:
         content = _opened(file).read_at(size, offset)
     except OSError as error:
+        if storage.is_outage(error, file):
+            raise
         return error
     return (
         content if len(content) == size else OSError(f"{file} ends before byte {offset + size}: it was cut off since")
@@ -116,10 +118,12 @@ def _opened(file: str) -> pa.NativeFile:
 
 
 def read_or_error(uri: str) -> bytes | OSError:
-    """The content of a file, or the error that reading it gave."""
+    """The content of a file, or the error that reading it gave; raises OSError in an outage, which no image is to blame for."""
     try:
         return storage.read_bytes(uri)
     except OSError as error:
+        if storage.is_outage(error, uri):
+            raise
         return error
     except ValueError as error:  # a name that no storage can have, such as a key with an empty part
         return OSError(f"{type(error).__name__}: {error}")

@@ -254,6 +254,15 @@ def _is_hidden(name: str) -> bool:
     return name in _NO_DATA or (name.startswith(".") and name not in (".", ".."))
 
 
+def is_outage(error: OSError, uri: str) -> bool:
+    """Whether ``error`` says that the object storage did not answer, or not sensibly, rather than something of the one object.
+
+    Of the object: it does not exist, or who asks may not have it.
+    """
+    of_the_object = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError)
+    return is_remote(uri) and not of_the_object and not any(sign in str(error) for sign in _DENIED)
+
+
 @says_when_it_waits
 def read_bytes(uri: str) -> bytes:
     """The content of the file at ``uri``.
@@ -280,11 +289,15 @@ def write_bytes(uri: str, data: bytes) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:  # a full disk, above all, which must not fill up further
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @says_when_it_waits

@@ -28,6 +28,8 @@ __all__ = ["FileMark", "Grant", "Ledger", "LedgerPlan", "Mark", "MemoryMark", "S
 
 log = logging.getLogger(__name__)
 
+TAKEN_OVER = "another ledger has taken over this run's mark"
+"""Begins the error of a ledger that is no longer the one of its run."""
 _CHUNK_OF_OPEN = 0.03
 """A mark names every worker: with thousands of them one write must pay for many grants."""
 
@@ -200,7 +202,7 @@ class Ledger:
         """Authorise the next chunk, or only what is charged; the mark is safe before anything in it is granted."""
         content = None if first else self._mark.read()
         if content is not None and MarkState.owner_of(content) != self._owner:
-            raise RuntimeError("another ledger has taken over this run's mark; this one stops granting")
+            raise RuntimeError("another ledger has taken over this run's mark; this one stops granting")  # TAKEN_OVER
         account = self.account
         part = self.plan.chunk_fraction
         chunk = int(max(part * self.plan.budget_macs, _CHUNK_OF_OPEN * account.open_macs))

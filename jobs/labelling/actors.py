@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from anchornet.bundle import load_bundle
 from anchornet.cascade import label_stage
@@ -16,6 +18,8 @@ from jobs.labelling.ledger_actor import LedgerHandle
 from jobs.labelling.purse_holder import PurseHolder
 from jobs.resources.pools import claim
 from jobs.settings.common import InferenceSettings, PoolSettings
+
+logger = logging.getLogger(__name__)
 
 CALLS_IN_FLIGHT = 2
 """Calls an actor works on at a time: one computes, the next one has its batch and its permission ready."""
@@ -68,14 +72,46 @@ class StageActor:
         if not len(rows):
             nobody = np.zeros((len(table), len(self._cascade.exits)), np.float32)
             return label_stage.label_stage(self._cascade, self._stage_index, table, nobody, 0).table
-        image_ids = table["image_id"].to_numpy()
         self._purse.prepare(len(rows))
         with self._computing:
-            draw = self._purse.draw(len(rows))
+            done, errors = self._compute(table, len(rows))
+        if len(errors) == len(rows) > 1:
+            raise errors[0]  # nothing but errors: it is the network, and not an image
+        return done
+
+    def _compute(self, table: pa.Table, num_rows: int) -> tuple[pa.Table, list[Exception]]:
+        """The rows after the stage, and what was raised for single ones, which are ``failed``.
+
+        A batch that raises is halved until the rows that do it stand alone. How much of it was computed is not known, so all
+        that it was allowed counts as spent.
+        """
+        image_ids = table["image_id"].to_numpy()
+        draw = self._purse.draw(num_rows)
+        started = time.perf_counter()
+        try:
             thresholds = draw.policy.thresholds_for(image_ids)
-            started = time.perf_counter()
             batch = label_stage.label_stage(self._cascade, self._stage_index, table, thresholds, draw.allowance_macs)
+        except (OSError, MemoryError, ray.exceptions.RayError):
+            raise  # the machine's, not an image's
+        except Exception as error:
+            computed = image_ids[records.wanting_rows(table)] if num_rows == 1 else image_ids[:0]
+            nobody = (0,) * len(self._cascade.exits)
             compute_s = time.perf_counter() - started
-            spent = (batch.spent_macs, batch.exit_counts, batch.num_starved)
-            self._purse.done(draw, image_ids[rows], *spent, compute_s)
-        return batch.table
+            self._purse.done(draw, computed, draw.allowance_macs, nobody, len(computed), compute_s)
+            return self._after(error, table, num_rows)
+        spent = (batch.spent_macs, batch.exit_counts, batch.num_starved)
+        self._purse.done(draw, image_ids[records.wanting_rows(table)], *spent, time.perf_counter() - started)
+        return batch.table, []
+
+    def _after(self, error: Exception, table: pa.Table, num_rows: int) -> tuple[pa.Table, list[Exception]]:
+        """What becomes of rows that could not be computed together."""
+        if num_rows == 1:
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("image %s failed: %s", table["uri"][int(records.wanting_rows(table)[0])], reason)
+            return label_stage.fail_rows(self._cascade, self._stage_index, table, reason), [error]
+        middle = int(records.wanting_rows(table)[num_rows // 2])
+        halves = [
+            self._compute(table.slice(0, middle), num_rows // 2),
+            self._compute(table.slice(middle), num_rows - num_rows // 2),
+        ]
+        return pa.concat_tables([done for done, _ in halves]), [each for _, errors in halves for each in errors]

@@ -7,6 +7,7 @@ granted twice. Its methods may be retried: a statement that arrives twice counts
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from typing import Any, TypeAlias
 
@@ -15,6 +16,9 @@ import ray
 
 from anchornet.ledger.ledger import FileMark, Grant, Ledger, LedgerPlan, Statement
 from anchornet.ledger.mark import MarkState
+from jobs.shell.stops import FolderTakenError
+
+logger = logging.getLogger(__name__)
 
 LedgerHandle: TypeAlias = Any
 """Ray's handle of the running ledger; Ray's own type of it hides the class's methods from checkers."""
@@ -22,6 +26,10 @@ LedgerHandle: TypeAlias = Any
 _RETURN_S = 5.0
 """How long the driver waits for purses at the end: workers that live give back at once, those that died never do."""
 _POLL_S = 0.05
+NAMESPACE = "anchornet"
+"""Of the ledgers' names on a cluster, so that a second job in the same run folder meets the first one's."""
+_LEAVES_S = 30.0
+"""Ray takes some seconds to end the ledger of a driver that died."""
 
 
 class LedgerActor:
@@ -78,11 +86,23 @@ def start_ledger(plan: LedgerPlan, mark_uri: str) -> LedgerHandle:
     """The running ledger actor of this run, named after its mark so that a person can find it in the dashboard.
 
     The driver writes the first, empty mark: for the actor, which may come up again elsewhere, no mark is an error and never
-    a fresh budget.
+    a fresh budget. Raises FolderTakenError when another job of this cluster works in the run folder and does not leave.
     """
     mark = FileMark(mark_uri)
     if mark.read() is None:
         mark.write(MarkState().to_bytes())
     name = ledger_name(mark_uri)
     remote: Any = ray.remote(LedgerActor)
-    return remote.options(name=name, num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(plan, mark_uri)
+    named = remote.options(name=name, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1)
+    deadline_s = time.monotonic() + _LEAVES_S
+    while True:
+        try:
+            return named.remote(plan, mark_uri)
+        except ValueError as error:  # the name is taken
+            if time.monotonic() > deadline_s:
+                raise FolderTakenError(
+                    f"another job of this cluster works in this run folder (its ledger writes {mark_uri}); wait for it, stop "
+                    f"it, or choose another run.folder"
+                ) from error
+            logger.info("the ledger of another job in this run folder is still there; waiting for it to leave")
+            time.sleep(1.0)

@@ -99,6 +99,7 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
         budget_macs - spent_macs,
         num_images - num_labelled,
         cascade.exits[0].macs,
+        num_images,
     )
     ledger = LedgerPlan(
         budget_macs=budget_macs,
@@ -124,7 +125,13 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
 
 
 def policy_for_the_rest(
-    mode: str, frontier: Frontier, per_image: float, left_macs: int, remaining: int, first_macs: int
+    mode: str,
+    frontier: Frontier,
+    per_image: float,
+    left_macs: int,
+    remaining: int,
+    first_macs: int,
+    num_images: int,
 ) -> MixedPolicy:
     """The point of the frontier for the images that remain: in mode ``hard`` what is left of the budget buys it.
 
@@ -134,11 +141,11 @@ def policy_for_the_rest(
         return frontier.at(per_image)  # which refuses one below the first exit
     left_per_image = left_macs / GIGA / remaining
     if left_macs < remaining * first_macs and left_per_image < per_image * (1 - 1e-6):
-        missing = gflops_text((remaining * first_macs - left_macs) / GIGA)
+        enough = per_image * num_images + (remaining * first_macs - left_macs) / GIGA
         raise ValueError(
             f"earlier starts of this run left {left_macs / GIGA:.6g} GFLOPs of the budget, the first exit of the "
-            f"{remaining} images without a label costs {remaining * first_macs / GIGA:.6g}; raise the job's budget by at "
-            f"least {missing} GFLOPs in all"
+            f"{remaining} images without a label costs {remaining * first_macs / GIGA:.6g}; set budget.gflops_per_image to at "
+            f"least {gflops_text(enough / num_images)} or budget.total_gflops to {gflops_text(enough)}"
         )
     return frontier.at(left_per_image)
 

@@ -60,12 +60,17 @@ def _accuracy(frontier: Frontier, counts: LabelCounts) -> float | None:
 
 def exit_code(report: dict[str, Any], max_failed_fraction: float) -> int:
     """0 when every image has exactly one row and no larger share than this is not ``ok``, else 1."""
-    failed_fraction = 1.0 - report["status"][OK] / report["images"]
-    return 0 if report["complete"] and failed_fraction <= max_failed_fraction else 1
+    return 0 if report["complete"] and failed_fraction(report) <= max_failed_fraction else 1
 
 
-def render(report: dict[str, Any]) -> str:
-    """The report in a few lines for a person."""
+def failed_fraction(report: dict[str, Any]) -> float:
+    """Share of the images that have no label."""
+    without: float = 1.0 - report["status"][OK] / report["images"]
+    return without
+
+
+def render(report: dict[str, Any], max_failed_fraction: float = 1.0) -> str:
+    """The report in a few lines for a person; the last one says when more images failed than were allowed to."""
     budget, status = report["budget"], report["status"]
     exits = ", ".join(f"{name} {count:,}" for name, count in report["exits_realised"].items())
     lines = [
@@ -84,4 +89,9 @@ def render(report: dict[str, Any]) -> str:
             f"{report['images_per_s']:.1f} images/s"
         )
     lines += [f"  {count:,} x {reason}" for reason, count in list(report["errors"].items())[:_SHOWN_REASONS]]
+    if (share := failed_fraction(report)) > max_failed_fraction:
+        lines.append(
+            f"{100 * share:.1f} % of the images have no label, more than max_failed_fraction "
+            f"({max_failed_fraction:g}) allows: exit code 1"
+        )
     return "\n".join(lines)

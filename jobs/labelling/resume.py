@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from anchornet.bundle import Bundle
+from anchornet.cascade.rows import FAILED
 from anchornet.files import storage
-from anchornet.ledger.ledger import FileMark
+from anchornet.files.documents import read_json, write_json
+from anchornet.ledger.ledger import TAKEN_OVER, FileMark
 from anchornet.ledger.mark import MarkState
+from anchornet.report.label_counts import label_tables
 from jobs.settings.label import LabelConfig
 from jobs.shell.run_folder import RunFolder
+from jobs.shell.stops import FolderTakenError
 
 _PENDING = ".pending.parquet"
 """End of the name of a checkpoint file whose label file may be incomplete (Ray Data's two-phase commit)."""
@@ -70,6 +77,56 @@ def spent_so_far(run: RunFolder, num_labelled: int) -> int:
             )
         return 0
     return MarkState.from_bytes(content).authorised_macs
+
+
+def retry_failed(run: RunFolder, wanted: bool) -> int:
+    """Take away the rows with status ``failed`` when they are ``wanted`` again; how many those were.
+
+    Their ids are written down first: a start that is cut off here is finished by the next one, whether that wants it or not, so
+    that no image is left without a row or with two.
+    """
+    if not storage.exists(run.retry):
+        if not wanted:
+            return 0
+        failed = [
+            table["image_id"].filter(pc.equal(table["status"], FAILED))
+            for table in label_tables(run.labels, ["image_id", "status"])
+        ]
+        write_json(run.retry, [each for column in failed for each in column.to_pylist()])
+    ids = pa.array(read_json(run.retry), pa.int64())
+    _keep_rows(run.finished_ids, lambda table: pc.invert(pc.is_in(table["image_id"], ids)))
+    _keep_rows(
+        run.labels,
+        lambda table: pc.invert(pc.and_(pc.is_in(table["image_id"], ids), pc.equal(table["status"], FAILED))),
+    )
+    storage.delete(run.retry)
+    return len(ids)
+
+
+def _keep_rows(folder: str, keep: Callable[[pa.Table], pa.ChunkedArray]) -> None:
+    """Write the Parquet files of a folder again with some of their rows; one that loses none is left alone, one that loses all
+    goes."""
+    if not storage.exists(folder):
+        return
+    for uri in [uri for uri, _ in storage.list_files(folder) if uri.endswith(".parquet")]:
+        file_system, path = storage.resolve(uri)
+        table = pq.read_table(path, filesystem=file_system, partitioning=None)
+        kept = table.filter(keep(table))
+        if not len(kept):
+            storage.delete(uri)
+        elif len(kept) < len(table):
+            sink = pa.BufferOutputStream()
+            pq.write_table(kept, sink)
+            storage.write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def check_ours(run: RunFolder, error: BaseException) -> None:
+    """Raises FolderTakenError in place of an error that says, wherever it was raised, that another ledger has taken over."""
+    if TAKEN_OVER in str(error):
+        raise FolderTakenError(
+            f"another job has started in the run folder {run.uri} and goes on with its budget, so this one stops; "
+            f"one job at a time, or another run.folder"
+        ) from error
 
 
 def _pending(uri: str) -> str:

@@ -54,7 +54,10 @@ class LabelConfig:
     computed again after a crash, so fewer rows lose less."""
     dry_run: bool = False
     """Sample some images, print what the job would cost, and stop. The same as ``--dry-run``."""
-    max_failed_fraction: float = 1.0
+    retry_failed: bool = False
+    """Compute again the rows with status ``failed`` that earlier starts left; those that are ``unreadable`` stay. The same as
+    ``--retry-failed``."""
+    max_failed_fraction: float = 0.05
     """Exit code 1 when more than this fraction of the images is unreadable or failed."""
 
     def __post_init__(self) -> None:

@@ -7,14 +7,17 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from ray.exceptions import RayError
+
 from anchornet.files import config as configuration
 from jobs.shell.help import settings_text
+from jobs.shell.stops import FolderTakenError, Terminated, of_storage, terminable
 from jobs.shell.terminal import configure_logging, say
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-REFUSED, STORAGE_FAILED, INTERRUPTED = 2, 3, 130
+REFUSED, STORAGE_FAILED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 
 
 def run_job(
@@ -26,8 +29,9 @@ def run_job(
 ) -> int:
     """The exit code of a job: parse, validate, then ``execute(config)``.
 
-    User errors (ValueError, a missing file) are one line on stderr and exit code 2; storage or a machine that fails is 3;
-    Ctrl-C is 130; everything else propagates with its traceback. ``execute`` calls ``save_provenance`` once it has
+    User errors (ValueError, a missing file) are one line on stderr and exit code 2; storage that fails, here or on a node, and
+    a run folder that another job has taken over are 3;
+    Ctrl-C is 130, SIGTERM 143; everything else propagates with its traceback. ``execute`` calls ``save_provenance`` once it has
     accepted the configuration. flags: names of top-level booleans that get a switch of their own (``--dry-run``).
     """
     configure_logging()
@@ -35,15 +39,26 @@ def run_job(
     switched = [f"{flag}=true" for flag in flags if getattr(arguments, flag)]
     try:
         config = configuration.load_config(cls, arguments.config, [*arguments.set, *switched])
-        return execute(config)
+        with terminable():
+            return execute(config)
     except (ValueError, FileNotFoundError) as error:
         logger.debug("refused", exc_info=True)
         say(f"error: {error}")
         return REFUSED
-    except OSError as error:
-        logger.debug("failed", exc_info=True)
-        say(f"error: {type(error).__name__}: {error}; once this is mended, run the same command again")
+    except FolderTakenError as error:
+        say(f"error: {error}")
         return STORAGE_FAILED
+    except (OSError, RayError) as error:
+        storage_error = of_storage(error) if isinstance(error, RayError) else error
+        if storage_error is None:
+            raise
+        logger.debug("failed", exc_info=True)
+        kind = type(storage_error).__name__
+        say(f"error: {kind}: {storage_error}; once this is mended, run the same command again")
+        return STORAGE_FAILED
+    except Terminated:
+        say("ended by SIGTERM; run the same command again to go on")
+        return TERMINATED
     except KeyboardInterrupt:
         say("interrupted; run the same command again to go on")
         return INTERRUPTED

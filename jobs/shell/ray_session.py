@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,10 +19,12 @@ from jobs.resources.cluster_address import check_answers, cluster_address
 from jobs.settings.common import AUTO, ClusterSettings
 from jobs.shell import terminal
 from jobs.shell.provenance import ROOT
+from jobs.shell.run_folder import RunFolder
+from jobs.shell.stops import FolderTakenError, listen
 
 logger = logging.getLogger(__name__)
 
-_NOT_SHIPPED = ["/.git", "/.venv", "/runs", "/data", ".*_cache", ".hypothesis", "__pycache__"]
+NOT_SHIPPED = ["/.git", "/.venv", "/runs", "/data", ".*_cache", ".hypothesis", "__pycache__"]
 """Not sent to the workers of a cluster; written as in .gitignore."""
 _OF_THIS_MACHINE = ("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
 """Names of files and of their parts that lie here; a node of a cluster has a role of its own."""
@@ -39,25 +42,34 @@ _LOCAL_ENVIRONMENT = {
 def ray_session(cluster: ClusterSettings, run_folder: str) -> Iterator[None]:
     """A connection to Ray for the body: the one that is open already, the configured cluster, or a local Ray.
 
-    Only a session that this call opened is closed at the end, so jobs can be run one after the other in one process. What
-    Ray itself has to say goes to a log file (``ray.log`` in a local run folder), which is named.
+    The run folder is this job's alone meanwhile. Only a session that this call opened is closed at the end, so jobs can be run
+    one after the other in one process. What Ray itself has to say goes to a log file (``ray.log`` in a local run folder),
+    which is named.
     """
-    if ray.is_initialized():
-        yield
-        return
-    log = terminal.log_file(run_folder)
-    with terminal.quiet(log):
-        logger.info("starting Ray; what it says itself goes to %s", log)
-        try:
-            _connect(cluster)
+    with RunFolder(run_folder).alone():
+        if ray.is_initialized():
             yield
-        except (KeyboardInterrupt, ValueError):
-            raise
-        except BaseException:
-            logger.error("this failed while Ray was running; %s may say more", log)
-            raise
-        finally:
-            ray.shutdown()
+            return
+        log = terminal.log_file(run_folder)
+        with terminal.quiet(log), _session(cluster, log):
+            yield
+
+
+@contextlib.contextmanager
+def _session(cluster: ClusterSettings, log: Path) -> Iterator[None]:
+    """A session that ends with the body."""
+    logger.info("starting Ray; what it says itself goes to %s", log)
+    try:
+        _connect(cluster)
+        listen()
+        yield
+    except (KeyboardInterrupt, ValueError, FolderTakenError):
+        raise
+    except BaseException:
+        logger.error("this failed while Ray was running; %s may say more", log)
+        raise
+    finally:
+        ray.shutdown()
 
 
 def _connect(cluster: ClusterSettings) -> None:
@@ -114,13 +126,13 @@ def runtime_env() -> dict[str, Any]:
     """
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     known = submitted.get("env_vars") or {}
-    mine: dict[str, Any] = {"env_vars": {k: v for k, v in _worker_environment().items() if k not in known}}
+    mine: dict[str, Any] = {"env_vars": {k: v for k, v in worker_environment().items() if k not in known}}
     if "working_dir" not in submitted:
-        mine |= {"working_dir": str(ROOT), "excludes": _NOT_SHIPPED}
+        mine |= {"working_dir": str(ROOT), "excludes": NOT_SHIPPED}
     return mine
 
 
-def _worker_environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Environment that workers need to find the object storage.
 
     Credentials are left out, and the names of files of them, which lie on this machine: a runtime environment can be

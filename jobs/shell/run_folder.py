@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from anchornet.files import documents, storage
+from jobs.shell.stops import FolderTakenError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,11 @@ class RunFolder:
         return self.at("ledger.json")
 
     @property
+    def retry(self) -> str:
+        """Ids of failed images whose rows are being taken away, so that they are computed again; there for moments."""
+        return self.at("retry.json")
+
+    @property
     def estimate(self) -> str:
         """What ``--dry-run`` found."""
         return self.at("dry_run.json")
@@ -93,6 +108,34 @@ class RunFolder:
     def model(self) -> str:
         """The trained network."""
         return self.at("model")
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """A lock on a local run folder for the body, given up with the process however it ends.
+
+        Raises FolderTakenError when another process of this machine has it. Object storage has no such locks: there the
+        ledger finds out, from its mark.
+        """
+        if storage.is_remote(self.uri):
+            yield
+            return
+        path = Path(self.absolute.at(".lock"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise FolderTakenError(
+                    f"another job works in the run folder {self.uri} ({file.read().strip()}); wait for it, stop it, or choose "
+                    f"another run.folder"
+                ) from error
+            except OSError:  # a file system without locks; the ledger's mark remains
+                logger.debug("no lock on %s", path, exc_info=True)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
 
     def read_report(self) -> dict[str, Any] | None:
         """The report, None when there is none yet."""

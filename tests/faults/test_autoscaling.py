@@ -24,7 +24,7 @@ from jobs.resources.capacity import cluster_capacity
 from jobs.settings.common import ClusterSettings
 from jobs.shell.run_folder import RunFolder
 from tests import tiny_bundle
-from tests.faults.heads import ROOT, Head, head, pretended, until
+from tests.heads import ROOT, Head, head, pretended, until
 from tests.small_images import write_folders
 from tests.workshop import NUM_BAD, write_images
 

@@ -24,7 +24,7 @@ import ray
 from anchornet.bundle import load_bundle
 from anchornet.report.label_counts import label_tables
 from jobs import label
-from jobs.labelling.ledger_actor import ledger_name
+from jobs.labelling.ledger_actor import NAMESPACE, ledger_name
 from jobs.shell.ray_session import start_local_ray
 from jobs.shell.run_folder import RunFolder
 from tests import tiny_bundle
@@ -67,7 +67,13 @@ def shop(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 def arguments(shop: Workshop, folder: Path, gflops: float | None = None) -> list[str]:
-    settings = [f"run.folder={folder}", f"bundle={shop.bundle}", f"input.path={shop.images}", "rows_per_file=8"]
+    settings = [
+        f"run.folder={folder}",
+        f"bundle={shop.bundle}",
+        f"input.path={shop.images}",
+        "rows_per_file=8",
+        "max_failed_fraction=0.1",
+    ]
     settings += [
         f"budget.gflops_per_image={gflops or shop.middle_gflops}",
         "pools.0.batch_size=8",
@@ -141,7 +147,7 @@ def test_the_ledger_killed_in_mid_job(shop: Workshop, tmp_path: Path, macs_log: 
         if not macs_log.exists() or macs_log.read_text().count("\n") < 6:
             return False
         mark = RunFolder(str(tmp_path)).absolute.mark
-        ray.kill(ray.get_actor(ledger_name(mark)), no_restart=False)
+        ray.kill(ray.get_actor(ledger_name(mark), NAMESPACE), no_restart=False)
         killed.set()
         return True
 

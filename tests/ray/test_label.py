@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def run(workshop: Workshop, folder: object, *overrides: str, gflops: float | Non
     """Run the job; its rows sorted by image_id."""
     budget = gflops or workshop.middle_gflops
     settings = [f"run.folder={folder}", f"bundle={workshop.bundle}", f"input.path={workshop.images}"]
-    settings += [f"budget.gflops_per_image={budget}", *overrides]
+    settings += [f"budget.gflops_per_image={budget}", "max_failed_fraction=0.1", *overrides]
     assert label.main([part for setting in settings for part in ("--set", setting)]) == code
     tables = list(label_tables(RunFolder(str(folder)).labels))
     return pa.concat_tables(tables).sort_by("image_id") if tables else pa.table({})
@@ -111,7 +112,7 @@ def test_a_parquet_of_uris(workshop: Workshop, tmp_path: Path) -> None:
 
     chosen = [*workshop.good_uris[:3], str(tmp_path / "nowhere.jpg")]
     pq.write_table(pa.table({"uri": chosen}), tmp_path / "list.parquet")
-    rows = run(workshop, tmp_path / "run", f"input.path={tmp_path}/list.parquet")
+    rows = run(workshop, tmp_path / "run", f"input.path={tmp_path}/list.parquet", "max_failed_fraction=0.25")
     assert rows["uri"].to_pylist() == chosen
     assert rows["status"].to_pylist() == ["ok", "ok", "ok", "failed"]
     assert "FileNotFoundError" in rows["error"].to_pylist()[3]
@@ -204,6 +205,27 @@ def test_refusals_come_before_the_start(
 ) -> None:
     run(workshop, tmp_path, *overrides, code=2)
     assert message in capsys.readouterr().err
+
+
+def test_what_failed_is_tried_again_when_it_is_asked_for(workshop: Workshop, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    paths = [shutil.copy(uri, images / f"{k:02d}.jpg") for k, uri in enumerate(workshop.good_uris[:12])]
+    listed, away = tmp_path / "list.txt", tmp_path / "away.jpg"
+    listed.write_text("\n".join(map(str, paths)))
+    Path(paths[7]).rename(away)
+    asked = [f"input.path={listed}", "budget.mode=fixed", "rows_per_file=4"]
+    before = run(workshop, tmp_path / "run", *asked)
+    assert before["status"].to_pylist() == ["failed" if k == 7 else "ok" for k in range(12)]
+    assert "FileNotFoundError" in before["error"].to_pylist()[7]
+    away.rename(paths[7])
+    assert run(workshop, tmp_path / "run", *asked).equals(before)  # a resume leaves what failed alone
+    after = run(workshop, tmp_path / "run", *asked, "retry_failed=true")
+    assert after["status"].to_pylist() == ["ok"] * 12
+    others = [k for k in range(12) if k != 7]
+    assert after.take(others).equals(before.take(others))
+    found = report(tmp_path / "run")
+    assert found["complete"] and found["labelled_in_this_start"] == 1
 
 
 def test_a_run_folder_belongs_to_one_input(workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path) -> None:

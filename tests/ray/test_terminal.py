@@ -19,7 +19,7 @@ PLAN_LINE = re.compile(r"(images|budget|plan|accuracy) +.+")
 
 def label(workshop: Workshop, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     settings = [f"run.folder={folder}", f"bundle={workshop.bundle}", f"input.path={workshop.images}"]
-    settings += [f"budget.gflops_per_image={workshop.middle_gflops}", *overrides]
+    settings += [f"budget.gflops_per_image={workshop.middle_gflops}", "max_failed_fraction=0.1", *overrides]
     command = [sys.executable, "-m", "jobs.label", *(part for setting in settings for part in ("--set", setting))]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

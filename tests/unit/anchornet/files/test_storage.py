@@ -209,6 +209,21 @@ def test_a_local_write_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     assert storage.read_bytes(uri) == b"old"
 
 
+@pytest.mark.parametrize(
+    ("error", "uri", "outage"),
+    [
+        (OSError("AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 7"), "s3://b/k", True),
+        (OSError("AWS Error SLOW_DOWN during GetObject operation"), "gs://b/k", True),
+        (OSError("AWS Error ACCESS_DENIED during GetObject operation"), "s3://b/k", False),
+        (FileNotFoundError("Path does not exist 'b/k'"), "s3://b/k", False),
+        (OSError(5, "Input/output error"), "/mnt/k", False),
+    ],
+    ids=["no answer", "too busy", "of others", "gone", "a local file"],
+)
+def test_an_outage_is_told_from_what_is_wrong_with_one_object(error: OSError, uri: str, outage: bool) -> None:
+    assert storage.is_outage(error, uri) == outage
+
+
 @pytest.mark.s3
 @pytest.mark.skipif(not storage.WRITES_SMALL_FILES_WHOLE, reason="this Arrow makes a multipart upload of every file")
 def test_a_small_s3_write_is_one_put(s3_bucket: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from torch import Tensor, nn
 
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import fit_frontier
@@ -18,12 +21,13 @@ from anchornet.cascade.run import run_all_exits, run_cascade
 from anchornet.ledger.ledger import Grant, Ledger, MemoryMark, Statement
 from anchornet.ledger.mark import MarkState
 from anchornet.ledger.plan import LedgerPlan
+from anchornet.systems.anchornet.network import AnchorNet
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.units import GIGA
 from jobs.labelling import purse_holder
 from jobs.labelling.actors import StageActor, StageWork
 from jobs.settings.common import InferenceSettings, PoolSettings
-from tests.tiny_bundle import save_tiny_models, tiny_cascade
+from tests.tiny_bundle import TinyClassifier, save_tiny_models, tiny_cascade
 
 COUNT, SIZE = 12, 224
 
@@ -191,3 +195,58 @@ def test_what_an_earlier_start_spent_is_spent(bundle_folder: str) -> None:
     assert sorted(rows["status"].to_pylist()) == ["failed", "failed", "ok"]
     assert set(rows["error"].to_pylist()) == {None, BUDGET_EXHAUSTED}
     assert ledger.ledger.report()["spent_macs"] <= ledger.ledger.plan.budget_macs
+
+
+@pytest.fixture
+def picky(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Networks that refuse batches with a black image in them; called with the network's class, from then on."""
+
+    def make(name: str) -> None:
+        network = {"AnchorNet": AnchorNet, "TinyClassifier": TinyClassifier}[name]
+        forward = network.forward
+
+        def refuse(self: nn.Module, x: Tensor) -> Any:
+            if len(x) and bool((x.flatten(1).amax(1) < BLACK).any()):
+                raise ArithmeticError("a black image")
+            return forward(self, x)
+
+        monkeypatch.setattr(network, "forward", refuse)
+
+    return make
+
+
+BLACK = -1.5
+"""Below what any normalised pixel but a black one is."""
+
+
+@pytest.mark.parametrize("network", ["AnchorNet", "TinyClassifier"])
+def test_an_image_that_a_network_throws_on_fails_alone_and_the_bound_holds(
+    bundle_folder: str, picky: Callable[[str], None], network: str
+) -> None:
+    bundle, images = load_bundle(bundle_folder), blocks_of_colour(COUNT, seed=2)
+    assert bundle.frontier is not None
+    most = bundle.frontier.maximum_gflops
+    ledger = a_ledger(bundle, 4 * most, fixed=False)
+    stages = actors(bundle_folder, ledger)
+    images[5] = 0
+    picky(network)
+    rows = through(stages, fresh_rows(images), batch=8)
+    for stage in stages:
+        stage._purse.give_back(now=True)
+    assert rows.schema == LABEL_SCHEMA
+    assert rows["status"].to_pylist() == ["failed" if k == 5 else "ok" for k in range(COUNT)]
+    assert rows["error"].to_pylist()[5] == "ArithmeticError: a black image"
+    assert rows["label"].to_pylist().count(None) == rows["exit"].to_pylist().count(None) == 1
+    report = ledger.ledger.report()
+    in_labels = sum(round(value * GIGA) for value in rows["gflops"].to_pylist())
+    assert in_labels < report["spent_macs"] <= report["asked_macs"]  # what was tried and thrown away is paid for
+    assert (report["num_seen"], report["num_open"]) == (COUNT, 0)
+
+
+def test_a_network_that_throws_on_every_image_stops_the_job(bundle_folder: str, picky: Callable[[str], None]) -> None:
+    ledger = a_ledger(load_bundle(bundle_folder), 2.0, fixed=False)
+    stages = actors(bundle_folder, ledger)
+    picky("AnchorNet")
+    with pytest.raises(ArithmeticError, match="a black image"):
+        through(stages, fresh_rows(np.zeros((COUNT, SIZE, SIZE, 3), np.uint8)), batch=COUNT)
+    assert ledger.ledger.charged_macs <= ledger.ledger.plan.budget_macs

@@ -16,7 +16,8 @@ from anchornet.ledger.plan import LedgerPlan
 from anchornet.ledger.purse import Purse
 from benchmarks.tables import EXIT_MACS, synthetic_table
 from jobs.labelling import ledger_actor
-from jobs.labelling.ledger_actor import LedgerActor, await_purses, ledger_name, start_ledger
+from jobs.labelling.ledger_actor import NAMESPACE, LedgerActor, await_purses, ledger_name, start_ledger
+from jobs.shell.stops import FolderTakenError
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_the_driver_writes_the_first_mark_and_asks_for_an_actor_that_comes_back(
     assert start_ledger(plan, uri) is started
     assert (started.cls, started.arguments) == (LedgerActor, (plan, uri))
     assert started.asked == {
-        "name": ledger_name(uri), "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1,
+        "name": ledger_name(uri), "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1,
     }  # fmt: skip
     assert LedgerActor(plan, uri).report()["spent_macs"] == 0
 
@@ -79,6 +80,24 @@ def test_a_later_start_keeps_the_mark_that_is_there(
     Started(monkeypatch)
     start_ledger(plan, mark.uri)
     assert LedgerActor(plan, mark.uri).report()["spent_macs"] == 7 * 10**9
+
+
+def test_a_run_that_another_job_of_the_cluster_works_on_is_refused_once_that_has_had_time_to_leave(
+    tmp_path: Path, plan: LedgerPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, asked = Started(monkeypatch), []
+
+    def taken(*arguments: Any) -> None:
+        asked.append(arguments)
+        raise ValueError("The name ledger-... is already taken")
+
+    monkeypatch.setattr(started, "remote", taken)
+    monkeypatch.setattr(ledger_actor, "_LEAVES_S", 1.5)
+    with pytest.raises(
+        FolderTakenError, match=r"works in this run folder \(its ledger writes .*ledger\.json\); wait for it"
+    ):
+        start_ledger(plan, str(tmp_path / "ledger.json"))
+    assert len(asked) >= 2
 
 
 def test_an_actor_that_comes_back_knows_who_holds_what(tmp_path: Path, plan: LedgerPlan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,23 @@ from anchornet.budget.frontier import Frontier, fit_frontier
 from anchornet.bundle import Bundle
 from anchornet.data.inputs import InputSettings
 from anchornet.files import storage
+from anchornet.ledger.ledger import TAKEN_OVER
 from anchornet.ledger.mark import MarkState
-from anchornet.units import GIGA
+from anchornet.units import GIGA, gflops_text
 from benchmarks.tables import synthetic_table
 from jobs.labelling.plan import policy_for_the_rest
-from jobs.labelling.resume import count_labelled, drop_doubtful_commits, identity, spent_so_far
+from jobs.labelling.resume import (
+    check_ours,
+    count_labelled,
+    drop_doubtful_commits,
+    identity,
+    retry_failed,
+    spent_so_far,
+)
 from jobs.settings.common import InferenceSettings, RunSettings
 from jobs.settings.label import BudgetSettings, LabelConfig
 from jobs.shell.run_folder import RunFolder
+from jobs.shell.stops import FolderTakenError
 from tests.tiny_bundle import tiny_bundle
 
 
@@ -87,27 +97,97 @@ def test_a_run_keeps_to_one_bundle(tmp_path: Path, frontier: Frontier) -> None:
 
 def test_what_is_left_buys_the_policy_of_what_remains(frontier: Frontier) -> None:
     first = round(frontier.minimum_gflops * GIGA)
-    policy = policy_for_the_rest("hard", frontier, 1.1, 1500 * GIGA, 1000, first)
+    policy = policy_for_the_rest("hard", frontier, 1.1, 1500 * GIGA, 1000, first, 1000)
     assert policy.expected_gflops == pytest.approx(1.5)
-    assert policy_for_the_rest("fixed", frontier, 1.1, 1500 * GIGA, 1000, first).expected_gflops == pytest.approx(1.1)
-    assert policy_for_the_rest("hard", frontier, 1.1, 0, 0, first).expected_gflops == pytest.approx(1.1)
+    assert policy_for_the_rest("fixed", frontier, 1.1, 1500 * GIGA, 1000, first, 1000).expected_gflops == pytest.approx(
+        1.1
+    )
+    assert policy_for_the_rest("hard", frontier, 1.1, 0, 0, first, 1000).expected_gflops == pytest.approx(1.1)
 
 
 def test_a_rest_that_buys_less_than_was_asked_for_is_used_as_long_as_it_buys_the_first_exit(frontier: Frontier) -> None:
     first = round(frontier.minimum_gflops * GIGA)
-    assert policy_for_the_rest("hard", frontier, 1.5, 1200 * GIGA, 1000, first).expected_gflops == pytest.approx(1.2)
-    least = policy_for_the_rest("hard", frontier, 1.5, 1000 * first, 1000, first)
+    assert policy_for_the_rest("hard", frontier, 1.5, 1200 * GIGA, 1000, first, 1000).expected_gflops == pytest.approx(
+        1.2
+    )
+    least = policy_for_the_rest("hard", frontier, 1.5, 1000 * first, 1000, first, 1000)
     assert least.expected_gflops == pytest.approx(frontier.minimum_gflops)
 
 
 def test_a_fresh_budget_below_the_minimum_is_refused_as_such(frontier: Frontier) -> None:
     first = round(frontier.minimum_gflops * GIGA)
     with pytest.raises(ValueError, match="below the first exit"):
-        policy_for_the_rest("hard", frontier, 0.5, 500 * GIGA, 1000, first)
+        policy_for_the_rest("hard", frontier, 0.5, 500 * GIGA, 1000, first, 1000)
 
 
 def test_a_rest_that_cannot_be_labelled_is_refused_with_what_is_missing(frontier: Frontier) -> None:
     first = round(frontier.minimum_gflops * GIGA)
-    missing = (1000 * first - 500 * GIGA) / GIGA
-    with pytest.raises(ValueError, match=f"at least {missing:.3f} GFLOPs in all"):
-        policy_for_the_rest("hard", frontier, 1.1, 500 * GIGA, 1000, first)
+    enough = 1.1 * 2000 + (1000 * first - 500 * GIGA) / GIGA
+    with pytest.raises(
+        ValueError, match=f"gflops_per_image to at least {gflops_text(enough / 2000)} or .*total_gflops to "
+    ):
+        policy_for_the_rest("hard", frontier, 1.1, 500 * GIGA, 1000, first, 2000)
+
+
+def test_another_ledgers_mark_is_said_as_what_it_is(tmp_path: Path) -> None:
+    check_ours(RunFolder(str(tmp_path)), RuntimeError("something else"))
+    with pytest.raises(FolderTakenError, match=f"another job has started in the run folder {tmp_path} and goes on"):
+        check_ours(
+            RunFolder(str(tmp_path)), RuntimeError(f"ray::exchange() ... RuntimeError: {TAKEN_OVER}; this one stops")
+        )
+
+
+STATUS = {0: "ok", 1: "failed", 2: "unreadable", 3: "failed", 4: "failed", 5: "ok"}
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> RunFolder:
+    """Two files of labels with their ids; the second has nothing but a failed row."""
+    run = RunFolder(str(tmp_path))
+    for name, ids in (("a", (0, 1, 2, 3, 5)), ("b", (4,))):
+        table = pa.table({"image_id": pa.array(ids, pa.int64()), "status": [STATUS[each] for each in ids]})
+        for folder in (run.labels, run.finished_ids):
+            Path(folder).mkdir(exist_ok=True)
+            pq.write_table(table if folder == run.labels else table.select(["image_id"]), f"{folder}/{name}.parquet")
+    return run
+
+
+def ids_in(folder: str) -> list[int]:
+    return sorted(pq.read_table(folder)["image_id"].to_pylist())
+
+
+def test_failed_rows_are_taken_away_when_they_are_wanted_again(labelled: RunFolder) -> None:
+    assert retry_failed(labelled, wanted=False) == 0
+    assert ids_in(labelled.labels) == [0, 1, 2, 3, 4, 5]
+    assert retry_failed(labelled, wanted=True) == 3
+    assert ids_in(labelled.labels) == ids_in(labelled.finished_ids) == [0, 2, 5]
+    assert count_labelled(labelled) == 3
+    assert not storage.exists(labelled.retry)
+    assert retry_failed(labelled, wanted=True) == 0
+
+
+@pytest.mark.parametrize("survived", range(5))
+def test_a_retry_that_is_cut_off_is_finished_by_the_next_start(
+    labelled: RunFolder, survived: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off after each of its writes; the next start does not even ask for it."""
+    done: list[str] = []
+
+    def dying(change: Callable[..., None]) -> Callable[..., None]:
+        def until_then(uri: str, *content: bytes) -> None:
+            if len(done) == survived:
+                raise KeyboardInterrupt
+            done.append(uri)
+            change(uri, *content)
+
+        return until_then
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", dying(storage.write_bytes))
+        patch.setattr(storage, "delete", dying(storage.delete))
+        with pytest.raises(KeyboardInterrupt):
+            retry_failed(labelled, wanted=True)
+    retry_failed(labelled, wanted=False)
+    labels, finished = ids_in(labelled.labels), ids_in(labelled.finished_ids)
+    assert labels == finished
+    assert labels == ([0, 2, 5] if survived else [0, 1, 2, 3, 4, 5])

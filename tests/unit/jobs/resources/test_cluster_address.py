@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from jobs.resources import cluster_address as module
 from jobs.resources.cluster_address import ClusterAddress, check_answers, cluster_address
 from jobs.settings.common import ClusterSettings
-from jobs.shell import cluster_address as module
 
 SETTINGS_FRAME = bytes([0, 0, 6, 4, 0, 0, 0, 0, 0]) + bytes(6)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from jobs import calibrate, evaluate, import_weights, label, train
 from jobs.settings.import_weights import ImportConfig
@@ -15,6 +16,7 @@ from jobs.settings.scoring import CalibrateConfig, EvaluateConfig
 from jobs.settings.train import TrainConfig
 from jobs.shell.help import settings_of
 from jobs.shell.job import run_job
+from jobs.shell.stops import FolderTakenError, Terminated
 
 JOBS = (
     (train.main, TrainConfig),
@@ -37,6 +39,9 @@ class Nothing:
         (FileNotFoundError("gone"), 2),
         (PermissionError("denied"), 3),
         (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
+        (FolderTakenError("another job"), 3),
+        (RayTaskError("f", "f()", OSError("no space")), 3),
     ],
 )
 def test_each_kind_of_end_has_its_exit_code(

@@ -139,7 +139,7 @@ class TestSession:
         with ray_session.ray_session(ClusterSettings(), str(tmp_path / "run")):
             pass
         assert (fake.started, fake.stopped) == ([], 0)
-        assert not (tmp_path / "run").exists()
+        assert not (tmp_path / "run" / "ray.log").exists()
 
     @pytest.mark.parametrize(
         ("error", "named"),

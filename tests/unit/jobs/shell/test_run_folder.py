@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.shell.run_folder import RunFolder, model_in
+from jobs.shell.stops import FolderTakenError
 
 FILES = sorted(
     name for name, value in vars(RunFolder).items() if isinstance(value, property) and name not in {"absolute"}
@@ -89,3 +91,23 @@ def test_a_model_is_found_by_its_run_or_by_its_own_folder(tmp_path: Path) -> Non
     (tmp_path / "model").mkdir()
     assert model_in(run) == model
     assert model_in(model) == model
+
+
+def test_a_local_run_folder_is_one_jobs_alone(tmp_path: Path) -> None:
+    with RunFolder(str(tmp_path / "run")).alone():
+        with (
+            pytest.raises(
+                FolderTakenError, match=rf"works in the run folder .*run \(process {os.getpid()} on .*\); wait for it"
+            ),
+            RunFolder(str(tmp_path / "run")).alone(),
+        ):
+            pytest.fail("two jobs have one run folder")
+        with RunFolder(str(tmp_path / "other")).alone():
+            pass
+    with RunFolder(str(tmp_path / "run")).alone():
+        pass
+
+
+def test_object_storage_has_no_locks() -> None:
+    with RunFolder("s3://nobody/asks/for/this").alone():
+        pass

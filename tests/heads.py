@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 START_S = 120.0
 _POLL_S = 0.2
 
@@ -29,6 +29,8 @@ class Head:
     """A running head."""
 
     address: str
+    dashboard: str
+    """URL of the job server; nobody listens there unless the head was started with one."""
     folder: Path
     environment: Mapping[str, str]
 
@@ -58,7 +60,10 @@ class Head:
 
 @contextlib.contextmanager
 def head(
-    environment: Mapping[str, str], *arguments: str, autoscaling: Mapping[str, Any] | None = None
+    environment: Mapping[str, str],
+    *arguments: str,
+    autoscaling: Mapping[str, Any] | None = None,
+    job_server: bool = False,
 ) -> Iterator[Head]:
     """A head without CPUs for work, on ports of its own; gone at the end with everything it started."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie below it
@@ -72,14 +77,19 @@ def head(
     (folder / "environment").symlink_to(sys.prefix)
     python = str(folder / "environment" / "bin" / Path(sys.executable).name)
     command = [python, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
-    command += ["--include-dashboard=false", f"--temp-dir={folder}", "--disable-usage-stats", *arguments]
+    command += [f"--temp-dir={folder}", "--disable-usage-stats", *arguments]
+    dashboard_port, agent_port = free_port(), free_port()
+    command += [f"--include-dashboard={job_server}", f"--dashboard-port={dashboard_port}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent_port}"]
     log = (folder / "head.log").open("wb")
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
     )
-    started = Head(address, folder, environment)
+    started = Head(address, f"http://127.0.0.1:{dashboard_port}", folder, environment)
     try:
-        _await_port(port, process, folder / "head.log")
+        _await_port(node_address(), port, process, folder / "head.log")
+        if job_server:
+            _await_port("127.0.0.1", dashboard_port, process, folder / "head.log")
         yield started
     finally:
         for each in started.processes():
@@ -143,9 +153,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _await_port(host: str, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     def answers() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((node_address(), port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return True
         return False
 
