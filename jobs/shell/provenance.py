@@ -19,6 +19,8 @@ from jobs.shell.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
+COMMIT_VARIABLE = "ANCHORNET_COMMIT"
+"""Says the commit where there is no git checkout: on a cluster, in an image."""
 _VERSIONED = ("anchornet", "ray", "torch", "torchvision", "pyarrow", "numpy", "pillow")
 
 
@@ -37,17 +39,18 @@ def provenance() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "versions": versions,
         "python": platform.python_version(),
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
     }
 
 
-def _commit() -> str | None:
-    """The checkout's commit, with ``+changes`` when the tree differs from it; None outside a git checkout."""
+def commit() -> str | None:
+    """The checkout's commit, with ``+changes`` when the tree differs from it; outside a git checkout what ``ANCHORNET_COMMIT``
+    says, else None."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+changes"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get(COMMIT_VARIABLE) or None

@@ -1,0 +1,1 @@
+"""What a cluster is made of, and how a job gets onto one."""
