@@ -32,12 +32,12 @@ from anchornet.files.waiting import says_when_it_waits
 
 log = logging.getLogger(__name__)
 
-S3_ATTEMPTS = 12
+_S3_ATTEMPTS = 12
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(file):/", re.IGNORECASE)
 _SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "gcs": "gs"}
 """Schemes of object storage as people write them, and as this project does."""
 _GS_PATIENCE = timedelta(minutes=2)
-"""How long a request to Google's storage is tried again; about as long as S3_ATTEMPTS take."""
+"""How long a request to Google's storage is tried again; about as long as twelve attempts at S3 take."""
 _DENIED = ("ACCESS_DENIED", "Forbidden", "403", "PERMISSION_DENIED")
 """What an answer to somebody who may not ask has in it."""
 _KNOWN_BUCKETS: list[tuple[pafs.FileSystem, str]] = []
@@ -97,11 +97,23 @@ def beside(folder: str, name: str) -> str:
     return f"{folder}/{name}" if is_relative(name) else name
 
 
+def s3_attempts() -> int:
+    """How often a request to S3 is made before it counts as failed: ``AWS_MAX_ATTEMPTS`` as Amazon's own tools read it, else 12,
+    which is some two minutes where nobody answers.
+
+    Raises ValueError for something that is no whole number >= 1.
+    """
+    asked = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    if asked and not (asked.isdecimal() and int(asked) >= 1):
+        raise ValueError(f"AWS_MAX_ATTEMPTS must be a whole number >= 1, got {asked!r}; correct it or leave it out")
+    return int(asked or _S3_ATTEMPTS)
+
+
 @cache
-def _s3_file_system(endpoint: str | None, region: str | None) -> pafs.FileSystem:
+def _s3_file_system(endpoint: str | None, region: str | None, attempts: int) -> pafs.FileSystem:
     """One patient S3 client per endpoint; ``cache`` keeps its connection pool alive."""
     options: dict[str, object] = {
-        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
         "request_timeout": REQUEST_TIMEOUT_S,
     }
     if WRITES_SMALL_FILES_WHOLE:
@@ -135,7 +147,9 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         return _gs_file_system(os.environ.get("STORAGE_EMULATOR_HOST")), uri.removeprefix("gs://").rstrip("/")
     if uri.startswith("s3://"):
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return _s3_file_system(os.environ.get("AWS_ENDPOINT_URL"), region), uri.removeprefix("s3://").rstrip("/")
+        return _s3_file_system(os.environ.get("AWS_ENDPOINT_URL"), region, s3_attempts()), uri.removeprefix(
+            "s3://"
+        ).rstrip("/")
     return pafs.LocalFileSystem(), uri
 
 
@@ -191,7 +205,7 @@ def is_folder(uri: str) -> bool:
     """
     place = absolute(uri)
     if place.startswith("s3://") and is_odd(place.rstrip("/")):
-        return not is_object(place, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S)
+        return not is_object(place, attempts=s3_attempts(), timeout_s=REQUEST_TIMEOUT_S)
     file_system, path = resolve(place)
     kind = file_system.get_file_info(path).type
     if kind == pafs.FileType.NotFound:
@@ -237,7 +251,7 @@ def list_visible(uri: str) -> list[str]:
 
 def _remote_files(root: str) -> list[str]:
     if root.startswith("s3://"):
-        found = list_objects(root, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S)
+        found = list_objects(root, attempts=s3_attempts(), timeout_s=REQUEST_TIMEOUT_S)
     else:
         found = list_files(root)
     return [file for file, _ in found]
@@ -271,7 +285,7 @@ def read_bytes(uri: str) -> bytes:
     """
     place = absolute(uri)
     if place.startswith("s3://") and is_odd(place):
-        return read_object(place, attempts=S3_ATTEMPTS, timeout_s=REQUEST_TIMEOUT_S)
+        return read_object(place, attempts=s3_attempts(), timeout_s=REQUEST_TIMEOUT_S)
     file_system, path = resolve(place)
     with file_system.open_input_stream(path) as stream:
         return bytes(stream.read())
