@@ -256,6 +256,16 @@ def test_arrow_reads_the_same_uri_by_itself(s3_bucket: str) -> None:
     assert file_system.open_input_stream(path).read() == b"seen"
 
 
+def test_patience_is_set_as_for_amazons_own_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
+    assert storage.s3_attempts() == 12
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    assert storage.s3_attempts() == 3
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
+    with pytest.raises(ValueError, match="AWS_MAX_ATTEMPTS must be a whole number >= 1, got 'many'; correct it"):
+        storage.resolve("s3://bucket/key")
+
+
 def test_another_endpoint_is_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     first, path = storage.resolve("s3://bucket/file")
