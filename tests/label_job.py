@@ -34,7 +34,7 @@ class LabelJob:
         """The budget, in first exits of every image: what was in flight when a start ended can be labelled again."""
         self.num_bad, self.num_failed = 0, 0
         """Images that shall be ``unreadable`` and ``failed`` in the end."""
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self._starts = self._had = 0
         self.macs_log = folder / "forward.log"
         self.said = folder / "said"
@@ -57,7 +57,7 @@ class LabelJob:
             return subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**os.environ, **mine, **self._environment},
+                env={**os.environ, **mine, **self.environment},
                 stdout=log,
                 stderr=log,
                 # Whoever runs the tests in the background has SIGINT ignored, and so would this process.
