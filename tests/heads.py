@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,25 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 120.0
 _POLL_S = 0.2
+_HOSTS = itertools.count(2)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A running worker node."""
+
+    name: str
+    """Its label ``tests/name``."""
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """SIGKILL to everything that runs there, as when a machine is taken away."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self.process.pid)
+            for each in (*root.children(recursive=True), root):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+        self.process.wait()
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,36 @@ class Head:
             text=True,
             **options,
         )
+
+    @contextlib.contextmanager
+    def node(self, num_cpus: int) -> Iterator[Node]:
+        """A worker node more, with processes and an address of its own; gone at the end if it is not gone before.
+
+        Of nodes with one address Ray gives a driver any, and the driver would die with it.
+        """
+        python = self.folder / "environment" / "bin" / Path(sys.executable).name
+        command = [str(python), "-m", "ray.scripts.scripts", "start", f"--address={self.address}", "--block"]
+        name = uuid.uuid4().hex
+        command += [
+            f"--node-ip-address=127.0.0.{next(_HOSTS)}",
+            f"--num-cpus={num_cpus}",
+            "--object-store-memory=200000000",
+            f"--labels=tests/name={name}",
+        ]
+        with (self.folder / f"node-{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=ROOT,
+            )
+        node = Node(name, process)
+        try:
+            yield node
+        finally:
+            node.kill()
 
     def processes(self) -> Iterator[psutil.Process]:
         """Everything that belongs to this Ray: its folder is in every command."""

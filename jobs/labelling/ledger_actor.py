@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from anchornet.ledger.ledger import FileMark, Grant, Ledger, LedgerPlan, Statement
 from anchornet.ledger.mark import MarkState
@@ -85,6 +86,9 @@ def ledger_name(mark_uri: str) -> str:
 def start_ledger(plan: LedgerPlan, mark_uri: str) -> LedgerHandle:
     """The running ledger actor of this run, named after its mark so that a person can find it in the dashboard.
 
+    It lives on the driver's node: Ray would put an actor that asks for nothing on any node, spot machines included, and without
+    the driver the job ends anyway.
+
     The driver writes the first, empty mark: for the actor, which may come up again elsewhere, no mark is an error and never
     a fresh budget. Raises FolderTakenError when another job of this cluster works in the run folder and does not leave.
     """
@@ -93,7 +97,15 @@ def start_ledger(plan: LedgerPlan, mark_uri: str) -> LedgerHandle:
         mark.write(MarkState().to_bytes())
     name = ledger_name(mark_uri)
     remote: Any = ray.remote(LedgerActor)
-    named = remote.options(name=name, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_task_retries=-1)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    named = remote.options(
+        name=name,
+        namespace=NAMESPACE,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        scheduling_strategy=here,
+    )
     deadline_s = time.monotonic() + _LEAVES_S
     while True:
         try:

@@ -46,6 +46,8 @@ class Started:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ray, "remote", self._remote)
+        here = SimpleNamespace(get_node_id=lambda: "ab" * 28)
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
 
     def _remote(self, cls: type) -> Started:
         self.cls = cls
@@ -66,8 +68,11 @@ def test_the_driver_writes_the_first_mark_and_asks_for_an_actor_that_comes_back(
     started, uri = Started(monkeypatch), str(tmp_path / "ledger.json")
     assert start_ledger(plan, uri) is started
     assert (started.cls, started.arguments) == (LedgerActor, (plan, uri))
+    strategy = started.asked["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft) == ("ab" * 28, False)
     assert started.asked == {
         "name": ledger_name(uri), "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1,
+        "scheduling_strategy": strategy,
     }  # fmt: skip
     assert LedgerActor(plan, uri).report()["spent_macs"] == 0
 
