@@ -45,7 +45,7 @@ _STOP_WAIT_S = "60"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the job; 2 when it cannot be sent as it is, 3 when the cluster does not answer, 130 after Ctrl-C."""
-    arguments = _parser().parse_args(argv)
+    arguments = argument_parser().parse_args(argv)
     logging.getLogger("ray").setLevel(logging.ERROR)  # else every file that is left out gets a line
     try:
         if arguments.command in JOBS:
@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNREACHABLE
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """Jobs and what can be done with one that runs, each a command of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared = argparse.ArgumentParser(add_help=False)
     address = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
