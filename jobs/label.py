@@ -17,12 +17,11 @@ import ray
 
 from anchornet.bundle import load_bundle
 from anchornet.data.manifest import open_manifest
-from anchornet.files.documents import write_json
 from jobs.labelling.dry_run import dry_run
 from jobs.labelling.ledger_actor import LedgerHandle, answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan, plan_label, with_pools
-from jobs.labelling.report import exit_code, make_report, render
+from jobs.labelling.report import exit_code, forget_outcome, make_report, render, write_outcome
 from jobs.labelling.resume import check_ours, drop_doubtful_commits, identity, retry_failed
 from jobs.resources.capacity import cluster_capacity
 from jobs.settings.label import LabelConfig
@@ -67,6 +66,7 @@ def _run(config: LabelConfig, plan: LabelPlan) -> dict[str, Any]:
     folder = RunFolder(config.run.folder)
     save_provenance(config)
     drop_doubtful_commits(folder)
+    forget_outcome(folder)
     started = time.perf_counter()
     ledger = start_ledger(plan.ledger, folder.absolute.mark)
     try:
@@ -92,7 +92,7 @@ def _end(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle, wall_s: flo
         state = answer(ledger.report.remote())
         ray.kill(ledger)
     report = make_report(config, plan, state, wall_s)
-    write_json(folder.report, report)
+    write_outcome(folder, report)
     return report
 
 

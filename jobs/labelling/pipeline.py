@@ -35,6 +35,7 @@ def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> 
                 filesystem=file_system,
                 min_rows_per_file=config.rows_per_file,
                 ray_remote_args={"num_cpus": SMALL_TASK_CPUS},
+                compression="zstd",
             )
     finally:
         await_purses(ledger)

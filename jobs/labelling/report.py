@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from anchornet.budget.frontier import Frontier
 from anchornet.cascade.rows import FAILED, OK, STATUSES, UNREADABLE
-from anchornet.report.label_counts import LabelCounts, count_labels
+from anchornet.files import storage
+from anchornet.files.documents import write_json
+from anchornet.report.label_counts import LabelCounts, count_labels, label_tables
 from anchornet.units import GIGA
 from jobs.labelling.plan import LabelPlan
 from jobs.settings.label import LabelConfig
@@ -48,6 +54,30 @@ def make_report(config: LabelConfig, plan: LabelPlan, ledger: dict[str, Any], wa
         "images_per_s": plan.remaining / wall_s,
         "ledger": ledger,
     }
+
+
+def write_outcome(run: RunFolder, report: dict[str, Any]) -> None:
+    """The rows that are not ``ok`` in a file of their own, the report, and last, when every image has one row, the mark of it."""
+    if report["status"][FAILED] + report["status"][UNREADABLE]:
+        _write_failures(run)
+    elif storage.exists(run.failures):
+        storage.delete(run.failures)
+    write_json(run.report, report)
+    if report["complete"]:
+        storage.write_bytes(run.success, b"")
+
+
+def forget_outcome(run: RunFolder) -> None:
+    """More rows are about to be written: nobody shall take the folder for whole meanwhile."""
+    if storage.exists(run.success):
+        storage.delete(run.success)
+
+
+def _write_failures(run: RunFolder) -> None:
+    parts = [table.filter(pc.not_equal(table["status"], OK)) for table in label_tables(run.labels)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(parts), sink, compression="zstd")
+    storage.write_bytes(run.failures, sink.getvalue().to_pybytes())
 
 
 def _accuracy(frontier: Frontier, counts: LabelCounts) -> float | None:

@@ -75,6 +75,16 @@ class RunFolder:
         return self.at("labels")
 
     @property
+    def success(self) -> str:
+        """Empty; there when every image has exactly one row, as tools that read folders of Parquet look for it."""
+        return self.at("labels", "_SUCCESS")
+
+    @property
+    def failures(self) -> str:
+        """The label rows that are not ``ok``, together."""
+        return self.at("failures.parquet")
+
+    @property
     def manifest(self) -> str:
         """Folder of the manifest."""
         return self.at("manifest")

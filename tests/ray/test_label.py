@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from anchornet.bundle import load_bundle
@@ -108,8 +109,6 @@ def test_the_smallest_budget_still_labels_everything(workshop: Workshop, tmp_pat
 
 
 def test_a_parquet_of_uris(workshop: Workshop, tmp_path: Path) -> None:
-    import pyarrow.parquet as pq
-
     chosen = [*workshop.good_uris[:3], str(tmp_path / "nowhere.jpg")]
     pq.write_table(pa.table({"uri": chosen}), tmp_path / "list.parquet")
     rows = run(workshop, tmp_path / "run", f"input.path={tmp_path}/list.parquet", "max_failed_fraction=0.25")
@@ -121,8 +120,6 @@ def test_a_parquet_of_uris(workshop: Workshop, tmp_path: Path) -> None:
 def test_parquet_of_hugging_face_gives_the_rows_of_its_files(
     workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path
 ) -> None:
-    import pyarrow.parquet as pq
-
     folder = tmp_path / "set"
     folder.mkdir()
     uris = fixed[1]["uri"].to_pylist()
@@ -220,12 +217,14 @@ def test_what_failed_is_tried_again_when_it_is_asked_for(workshop: Workshop, tmp
     assert "FileNotFoundError" in before["error"].to_pylist()[7]
     away.rename(paths[7])
     assert run(workshop, tmp_path / "run", *asked).equals(before)  # a resume leaves what failed alone
+    assert pq.read_table(tmp_path / "run" / "failures.parquet")["uri"].to_pylist() == [str(paths[7])]
     after = run(workshop, tmp_path / "run", *asked, "retry_failed=true")
     assert after["status"].to_pylist() == ["ok"] * 12
     others = [k for k in range(12) if k != 7]
     assert after.take(others).equals(before.take(others))
     found = report(tmp_path / "run")
     assert found["complete"] and found["labelled_in_this_start"] == 1
+    assert (tmp_path / "run" / "labels" / "_SUCCESS").exists() and not (tmp_path / "run" / "failures.parquet").exists()
 
 
 def test_a_run_folder_belongs_to_one_input(workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path) -> None:

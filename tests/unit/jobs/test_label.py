@@ -143,6 +143,30 @@ def test_an_image_without_a_row_is_no_success(world: World, bundle: str, tmp_pat
     world.lost = 1
     assert label.main(command(bundle, tmp_path)) == 1
     assert report(tmp_path)["missing"] == 1
+    success = tmp_path / "run" / "labels" / "_SUCCESS"
+    assert not success.exists()
+    world.lost = 0
+    assert label.main(command(bundle, tmp_path)) == 0
+    assert success.read_bytes() == b""
+    assert label.main(command(bundle, tmp_path)) == 0
+    assert success.exists()
+
+
+def test_what_is_not_ok_is_together_in_a_file_of_its_own(world: World, bundle: str, tmp_path: Path) -> None:
+    world.unreadable = 2
+    label.main(command(bundle, tmp_path))
+    failures = pq.read_table(tmp_path / "run" / "failures.parquet")
+    assert failures["status"].to_pylist() == ["unreadable"] * 2
+    assert failures["error"].to_pylist() == ["empty file"] * 2
+
+
+def test_a_folder_that_gets_more_rows_is_not_whole_meanwhile(world: World, bundle: str, tmp_path: Path) -> None:
+    label.main(command(bundle, tmp_path))
+    (tmp_path / "run" / "checkpoint" / "rows.parquet").unlink()  # as a retry takes ids away
+    world.lost, world.error = 1, RuntimeError("a node died")
+    with pytest.raises(RuntimeError, match="a node died"):
+        label.main(command(bundle, tmp_path))
+    assert not (tmp_path / "run" / "labels" / "_SUCCESS").exists()
 
 
 @pytest.mark.parametrize(("allowed", "code"), [(1.0, 0), (0.5, 0), (0.2, 1)])
