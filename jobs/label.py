@@ -21,7 +21,7 @@ from jobs.labelling.dry_run import dry_run
 from jobs.labelling.ledger_actor import LedgerHandle, answer, start_ledger
 from jobs.labelling.pipeline import run_pipeline
 from jobs.labelling.plan import LabelPlan, plan_label, with_pools
-from jobs.labelling.report import exit_code, forget_outcome, make_report, render, write_outcome
+from jobs.labelling.report import exit_code, make_report, render, write_outcome
 from jobs.labelling.resume import check_ours, drop_doubtful_commits, identity, retry_failed
 from jobs.resources.capacity import cluster_capacity
 from jobs.settings.label import LabelConfig
@@ -66,7 +66,7 @@ def _run(config: LabelConfig, plan: LabelPlan) -> dict[str, Any]:
     folder = RunFolder(config.run.folder)
     save_provenance(config)
     drop_doubtful_commits(folder)
-    forget_outcome(folder)
+    folder.forget_success()
     started = time.perf_counter()
     ledger = start_ledger(plan.ledger, folder.absolute.mark)
     try:

@@ -13,7 +13,7 @@ from anchornet.cascade.run import run_all_exits
 from anchornet.images.decode import decode
 from anchornet.images.preprocess import preprocess
 from jobs import calibrate
-from tests.tiny_bundle import ARCHITECTURE, CLASSES, save_tiny_models, tiny_cascade
+from tests.tiny_bundle import ARCHITECTURE, CLASSES, LOGGING_ARCHITECTURE, save_tiny_models, tiny_cascade
 
 NUM_GOOD, NUM_BAD = 42, 3
 
@@ -49,6 +49,13 @@ def build_workshop(folder: Path, architecture: str = ARCHITECTURE) -> Workshop:
     middle = 0.5 * (frontier.minimum_gflops + frontier.maximum_gflops)
     bad_uris = tuple(str(images / name) for name in bad)
     return Workshop(str(images), bundle, tuple(sorted(good)), bad_uris, frontier.minimum_gflops, middle)
+
+
+def build_logging_shop(folder: Path, num_images: int) -> Workshop:
+    """A workshop of slow networks that write down what they compute, with so many good images."""
+    built = build_workshop(folder, architecture=LOGGING_ARCHITECTURE)
+    write_images(folder / "images", num_images, seed=5)
+    return built
 
 
 def sort_by_last_exit(uris: list[str], folder: Path) -> None:

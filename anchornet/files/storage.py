@@ -147,9 +147,8 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
         return _gs_file_system(os.environ.get("STORAGE_EMULATOR_HOST")), uri.removeprefix("gs://").rstrip("/")
     if uri.startswith("s3://"):
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return _s3_file_system(os.environ.get("AWS_ENDPOINT_URL"), region, s3_attempts()), uri.removeprefix(
-            "s3://"
-        ).rstrip("/")
+        client = _s3_file_system(os.environ.get("AWS_ENDPOINT_URL"), region, s3_attempts())
+        return client, uri.removeprefix("s3://").rstrip("/")
     return pafs.LocalFileSystem(), uri
 
 

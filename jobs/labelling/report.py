@@ -67,12 +67,6 @@ def write_outcome(run: RunFolder, report: dict[str, Any]) -> None:
         storage.write_bytes(run.success, b"")
 
 
-def forget_outcome(run: RunFolder) -> None:
-    """More rows are about to be written: nobody shall take the folder for whole meanwhile."""
-    if storage.exists(run.success):
-        storage.delete(run.success)
-
-
 def _write_failures(run: RunFolder) -> None:
     parts = [table.filter(pc.not_equal(table["status"], OK)) for table in label_tables(run.labels)]
     sink = pa.BufferOutputStream()

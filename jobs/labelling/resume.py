@@ -94,6 +94,8 @@ def retry_failed(run: RunFolder, wanted: bool) -> int:
         ]
         write_json(run.retry, [each for column in failed for each in column.to_pylist()])
     ids = pa.array(read_json(run.retry), pa.int64())
+    if len(ids):
+        run.forget_success()
     _keep_rows(run.finished_ids, lambda table: pc.invert(pc.is_in(table["image_id"], ids)))
     _keep_rows(
         run.labels,
@@ -116,7 +118,7 @@ def _keep_rows(folder: str, keep: Callable[[pa.Table], pa.ChunkedArray]) -> None
             storage.delete(uri)
         elif len(kept) < len(table):
             sink = pa.BufferOutputStream()
-            pq.write_table(kept, sink)
+            pq.write_table(kept, sink, compression="zstd")
             storage.write_bytes(uri, sink.getvalue().to_pybytes())
 
 

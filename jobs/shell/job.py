@@ -30,9 +30,10 @@ def run_job(
     """The exit code of a job: parse, validate, then ``execute(config)``.
 
     User errors (ValueError, a missing file) are one line on stderr and exit code 2; storage that fails, here or on a node, and
-    a run folder that another job has taken over are 3;
-    Ctrl-C is 130, SIGTERM 143; everything else propagates with its traceback. ``execute`` calls ``save_provenance`` once it has
-    accepted the configuration. flags: names of top-level booleans that get a switch of their own (``--dry-run``).
+    a run folder in which another job works are 3; Ctrl-C is 130, SIGTERM 143; everything else propagates with its traceback.
+    ``execute`` calls ``save_provenance`` once it has accepted the configuration.
+
+    flags: names of top-level booleans that get a switch of their own (``--dry-run``).
     """
     configure_logging()
     arguments = _parser(cls, doc, flags).parse_args(argv)

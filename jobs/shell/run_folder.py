@@ -147,6 +147,11 @@ class RunFolder:
             file.flush()
             yield
 
+    def forget_success(self) -> None:
+        """Rows are about to be taken away or added: nobody shall take the labels for whole meanwhile."""
+        if storage.exists(self.success):
+            storage.delete(self.success)
+
     def read_report(self) -> dict[str, Any] | None:
         """The report, None when there is none yet."""
         return documents.read_json(self.report) if storage.exists(self.report) else None

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from tests import tiny_bundle
 from tests.label_job import LabelJob
-from tests.workshop import NUM_BAD, Workshop, build_workshop, write_images
+from tests.workshop import NUM_BAD, Workshop, build_logging_shop
 
 pytestmark = pytest.mark.ray
 NUM_IMAGES = 64
@@ -22,10 +21,7 @@ NUM_IMAGES = 64
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     ray.shutdown()
-    folder = tmp_path_factory.mktemp("shop")
-    built = build_workshop(folder, architecture=tiny_bundle.LOGGING_ARCHITECTURE)
-    write_images(folder / "images", NUM_IMAGES, seed=5)
-    return built
+    return build_logging_shop(tmp_path_factory.mktemp("shop"), NUM_IMAGES)
 
 
 def a_job(shop: Workshop, folder: Path, run: Path) -> LabelJob:

@@ -28,7 +28,7 @@ from jobs.labelling.ledger_actor import NAMESPACE, ledger_name
 from jobs.shell.ray_session import start_local_ray
 from jobs.shell.run_folder import RunFolder
 from tests import tiny_bundle
-from tests.workshop import NUM_BAD, Workshop, build_workshop, write_images
+from tests.workshop import NUM_BAD, Workshop, build_logging_shop
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,10 +60,7 @@ def cluster(macs_log: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shop(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    folder = tmp_path_factory.mktemp("shop")
-    built = build_workshop(folder, architecture=tiny_bundle.LOGGING_ARCHITECTURE)
-    write_images(folder / "images", NUM_IMAGES, seed=5)
-    return built
+    return build_logging_shop(tmp_path_factory.mktemp("shop"), NUM_IMAGES)
 
 
 def arguments(shop: Workshop, folder: Path, gflops: float | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from anchornet.report.label_counts import label_tables
 from jobs.labelling.ledger_actor import ledger_name
 from tests import tiny_bundle
 from tests.heads import ROOT, Head, Node, head, until
-from tests.workshop import NUM_BAD, Workshop, build_workshop, write_images
+from tests.workshop import NUM_BAD, Workshop, build_logging_shop
 
 pytestmark = pytest.mark.ray
 NUM_IMAGES = 240
@@ -31,10 +31,7 @@ def macs_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     ray.shutdown()
-    folder = tmp_path_factory.mktemp("shop")
-    built = build_workshop(folder, architecture=tiny_bundle.LOGGING_ARCHITECTURE)
-    write_images(folder / "images", NUM_IMAGES, seed=5)
-    return built
+    return build_logging_shop(tmp_path_factory.mktemp("shop"), NUM_IMAGES)
 
 
 @pytest.fixture

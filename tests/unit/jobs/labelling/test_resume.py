@@ -159,11 +159,15 @@ def ids_in(folder: str) -> list[int]:
 def test_failed_rows_are_taken_away_when_they_are_wanted_again(labelled: RunFolder) -> None:
     assert retry_failed(labelled, wanted=False) == 0
     assert ids_in(labelled.labels) == [0, 1, 2, 3, 4, 5]
+    storage.write_bytes(labelled.success, b"")
     assert retry_failed(labelled, wanted=True) == 3
+    assert not storage.exists(labelled.success)  # whoever dies now leaves no folder that looks whole
     assert ids_in(labelled.labels) == ids_in(labelled.finished_ids) == [0, 2, 5]
     assert count_labelled(labelled) == 3
     assert not storage.exists(labelled.retry)
+    storage.write_bytes(labelled.success, b"")
     assert retry_failed(labelled, wanted=True) == 0
+    assert storage.exists(labelled.success)
 
 
 @pytest.mark.parametrize("survived", range(5))
