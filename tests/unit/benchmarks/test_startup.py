@@ -19,7 +19,9 @@ def test_it_sees_the_processes_below_one_and_their_cpu() -> None:
     while len(processes.cpu_s) < 2:
         processes.look(child.pid)
     child.communicate(b"\n")
-    assert {name.partition(" -c ")[0] for name, _ in processes.by_name()} == {sys.executable}  # its path may hold a space
+    assert {name.partition(" -c ")[0] for name, _ in processes.by_name()} == {
+        sys.executable
+    }  # its path may hold a space
     assert os.getpid() not in {pid for pid, _ in processes.cpu_s}
     assert processes.total_cpu_s >= 0
     assert not processes.workers
