@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("anchornet", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("anchornet")
 
+# A call that reaches Ray where none was started is an error: Ray would start one, or join whatever runs on this machine, for
+# all the tests that follow.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

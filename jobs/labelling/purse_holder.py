@@ -88,7 +88,9 @@ class PurseHolder:
         return grant
 
     def __del__(self) -> None:
-        """Ray lets go of the actor's object before it ends the process."""
+        """Ray lets go of the actor's object before it ends the process. A holder that outlives Ray must not start one."""
+        if not ray.is_initialized():
+            return
         try:
             self.give_back(now=True)
         except Exception as error:  # nobody is left to hear it; the purse then stays charged

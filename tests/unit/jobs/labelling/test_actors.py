@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 from torch import Tensor, nn
 
 from anchornet.budget.exit_table import ExitTable
@@ -82,6 +83,7 @@ class Local:
 def _answers_are_here_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purse_holder, "answer", lambda reference, timeout_s=None: reference)
     monkeypatch.setattr(purse_holder, "_watch", lambda holder_of: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
 
 
 def a_ledger(

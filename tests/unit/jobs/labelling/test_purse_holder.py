@@ -75,6 +75,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(purse_holder, "time", clock)
     monkeypatch.setattr(purse_holder, "_watch", lambda holder_of: None)
     monkeypatch.setattr(purse_holder, "answer", lambda reference, timeout_s=None: reference)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     return clock
 
 
@@ -203,6 +204,15 @@ def test_an_actor_that_ends_without_its_ledger_ends_all_the_same(
     monkeypatch.setattr(purse_holder, "answer", dead)
     holder.__del__()
     assert "purse not given back" in caplog.text
+
+
+def test_a_holder_that_outlives_ray_asks_nobody(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(a_grant(8))
+    holder = PurseHolder(ledger, 0, 2)
+    compute(holder, [0, 1])
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    holder.__del__()
+    assert [statement.batch_rows for statement in ledger.heard] == [2]
 
 
 class TestWatch:
