@@ -30,7 +30,9 @@ class LedgerCounts:
         self.num_grants = self.num_statements = self.mark_writes = 0
         self.num_repeated_statements = 0
         self.repeated_rows = self.repeated_macs = 0
+        self.num_failed = self.num_unreadable = 0
         self.stage_rows = [0] * num_stages
+        self.stage_macs = [0] * num_stages
         self.stage_compute_s = [0.0] * num_stages
         self._moments: list[tuple[int, float]] = []
         self._stride = 1
@@ -50,12 +52,14 @@ class LedgerCounts:
         self.num_statements += 1
         self.settled_macs += statement.spent_macs
         self.stage_rows[stage] += num_rows
+        self.stage_macs[stage] += statement.spent_macs
         self.stage_compute_s[stage] += statement.compute_s
         self.repeated_rows += num_rows - num_new
         share = num_new / num_rows if num_rows else 0.0
         self.repeated_macs += round(statement.spent_macs * (1.0 - share)) if num_rows else 0
         for k, count in enumerate(statement.exit_counts):
             self.exits_realised[k] += round(count * share)
+        self.num_failed += round(statement.num_failed * share)
         self.gone_on[stage] += round(going_on(statement) * share)
 
     def report(self, costs_macs: np.ndarray) -> dict[str, Any]:
@@ -63,12 +67,15 @@ class LedgerCounts:
         places = np.arange(len(costs_macs))
         return {
             "exits_realised": list(self.exits_realised),
+            "num_failed": self.num_failed,
+            "num_unreadable": self.num_unreadable,
             "policy_over_time": [
                 (seen, float(np.interp(position, places, costs_macs)) / GIGA) for seen, position in self._moments
             ],
             "repeated_macs": self.repeated_macs,
             "repeated_rows": self.repeated_rows,
             "stage_rows": list(self.stage_rows),
+            "stage_macs": list(self.stage_macs),
             "stage_compute_s": list(self.stage_compute_s),
             "num_grants": self.num_grants,
             "num_statements": self.num_statements,

@@ -111,7 +111,7 @@ class Ledger:
 
     def skip(self, image_ids: np.ndarray) -> None:
         """These images will never be computed (unreadable files): nothing is kept in reserve for them any more."""
-        self._seen.add(0, np.asarray(image_ids, np.int64))
+        self._counts.num_unreadable += self._seen.add(0, np.asarray(image_ids, np.int64))
 
     def close(self) -> None:
         """Mark the spend as it is, without a chunk for more: a later start then finds what was really charged."""
@@ -132,6 +132,7 @@ class Ledger:
             "num_open": account.num_open(),
             "num_images": self.plan.num_images,
             "num_seen": self._seen.counts[0],
+            "num_starts": self._epoch,
             "exits": list(self.plan.frontier.exits),
             "exits_planned": list(self._planned.exit_fractions),
             "expected_accuracy_planned": self._planned.accuracy,

@@ -49,6 +49,10 @@ class Statement(NamedTuple):
     position: float
     """Mean position on the frontier under which they were computed."""
     compute_s: float
+    num_batches: int = 0
+    """Batches in which they were computed."""
+    waited_s: float = 0.0
+    """What the worker waited for grants meanwhile, with nothing else to compute."""
 
 
 class Grant(NamedTuple):
@@ -102,7 +106,8 @@ class Purse:
         self._image_ids = [np.zeros(0, np.int64)]
         self._num_rows = self._spent_macs = self._num_failed = 0
         self._exit_counts = [0] * num_exits
-        self._positions = self._compute_s = 0.0
+        self._positions = self._compute_s = self._waited_s = 0.0
+        self._num_batches = 0
 
     @property
     def is_idle(self) -> bool:
@@ -154,6 +159,8 @@ class Purse:
             num_failed=self._num_failed,
             position=self._positions / max(self._num_rows, 1),
             compute_s=self._compute_s,
+            num_batches=self._num_batches,
+            waited_s=self._waited_s,
         )
         self.left_macs = self.left_rows = 0
         self._since_s = now_s
@@ -199,6 +206,11 @@ class Purse:
         self._num_failed += num_failed
         self._positions += draw.position * len(image_ids)
         self._compute_s += compute_s
+        self._num_batches += 1
+
+    def waited(self, duration_s: float) -> None:
+        """A batch that was ready waited so long for its grant."""
+        self._waited_s += duration_s
 
     def _for_batch(self, num_rows: int) -> int:
         """What a batch may take without touching the first exits of the other rows of the purse."""

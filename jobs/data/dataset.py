@@ -22,6 +22,7 @@ from anchornet.data.reading import shape_or_error
 from anchornet.images import augment
 from anchornet.images.decode import MAX_PIXELS, ImageError, read_picture
 from anchornet.images.preprocess import Preprocessing, Shaping
+from jobs.shell.worker_log import Notes, Telling
 
 READ_CPUS = 0.5
 """Logical CPUs of a task that reads and decodes."""
@@ -49,11 +50,14 @@ def labelled_images(found: Listing, preprocessing: Shaping) -> ray.data.Dataset:
     return _map_blocks(_blocks(found), _RowReader(found, preprocessing), found)
 
 
-def training_images(found: Listing, crop: augment.CropSettings, seed: int, notes: Any) -> ray.data.Dataset:
+def training_images(
+    found: Listing, crop: augment.CropSettings, seed: int, notes: Any, run: str = ""
+) -> ray.data.Dataset:
     """Random views for training: columns image uint8 (size, size, 3) and label int64.
 
     Each execution of the data set (an epoch) shuffles and crops anew, both drawn from ``seed``. Rows of class folders
     are shuffled one by one, Parquet by row group, so that a row group is read once: iterate with a shuffle buffer then.
+    notes: the actor of ``start_notes``; run: named in the lines of the tasks.
     """
     order = RandomSeedConfig(seed=seed, reseed_after_execution=True)
     rows = _blocks(found).with_column("draw", random_column(seed=seed, reseed_after_execution=True), num_cpus=READ_CPUS)
@@ -65,20 +69,21 @@ def training_images(found: Listing, crop: augment.CropSettings, seed: int, notes
     def shape(rgb: np.ndarray, row: dict[str, Any]) -> np.ndarray:
         return augment.random_view(rgb, crop, np.random.default_rng([row["image_id"], int(row["draw"] * 2**53)]))
 
-    return _map_blocks(rows, _TensorReader(found, shape, notes), found)
+    return _map_blocks(rows, Telling(_TensorReader(found, shape, notes), notes, run), found)
 
 
-def validation_images(found: Listing, preprocessing: Preprocessing, notes: Any) -> ray.data.Dataset:
+def validation_images(found: Listing, preprocessing: Preprocessing, notes: Any, run: str = "") -> ray.data.Dataset:
     """Every readable image once, centre-cropped: columns image uint8 (crop, crop, 3) and label int64."""
     reader = _TensorReader(found, lambda rgb, row: preprocessing(rgb), notes)
-    return _map_blocks(_blocks(found), reader, found)
+    return _map_blocks(_blocks(found), Telling(reader, notes, run), found)
 
 
-class TrainingNotes:
+class TrainingNotes(Notes):
     """What the processes of a training tell the driver: the reasons of images left out, one per image however often it
-    was tried, and the step that is being computed."""
+    was tried, the step that is being computed, and their warnings."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._reasons: dict[str, str] = {}
         self._told = ""
 

@@ -18,6 +18,7 @@ from jobs.labelling.ledger_actor import LedgerHandle
 from jobs.labelling.purse_holder import PurseHolder
 from jobs.resources.pools import claim
 from jobs.settings.common import InferenceSettings, PoolSettings
+from jobs.shell.worker_log import tell_driver
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class StageWork:
     stage_index: int
     pool: PoolSettings
     inference: InferenceSettings
+    run: str
+    """Name of the run, for the log."""
 
 
 class StageActor:
@@ -43,6 +46,7 @@ class StageActor:
     """
 
     def __init__(self, work: StageWork, ledger: LedgerHandle) -> None:
+        tell_driver(ledger, work.run)
         bundle = load_bundle(work.bundle)
         self._cascade = bundle.cascade(claim(work.pool, work.inference))
         self._calibrate = bundle.calibrator

@@ -6,7 +6,6 @@ granted twice. Its methods may be retried: a statement that arrives twice counts
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from typing import Any, TypeAlias
@@ -17,7 +16,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from anchornet.ledger.ledger import FileMark, Grant, Ledger, LedgerPlan, Statement
 from anchornet.ledger.mark import MarkState
+from jobs.shell.metrics import JobMetrics
+from jobs.shell.run_folder import RunFolder
 from jobs.shell.stops import FolderTakenError
+from jobs.shell.worker_log import Notes
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,15 @@ NAMESPACE = "anchornet"
 """Of the ledgers' names on a cluster, so that a second job in the same run folder meets the first one's."""
 _LEAVES_S = 30.0
 """Ray takes some seconds to end the ledger of a driver that died."""
+_METRICS_S = 1.0
+"""Between two looks at the ledger for the metrics."""
 
 
-class LedgerActor:
-    """The ledger of one run."""
+class LedgerActor(Notes):
+    """The ledger of one run, with what its workers have to say."""
 
     def __init__(self, plan: LedgerPlan, mark_uri: str) -> None:
+        super().__init__()
         mark = FileMark(mark_uri)
         if mark.read() is None:
             raise RuntimeError(
@@ -44,10 +49,18 @@ class LedgerActor:
                 f"is unknown. run.folder must lie where every node sees it, such as s3://"
             )
         self._ledger = Ledger.open(plan, mark, time.monotonic())
+        self._metrics = JobMetrics(run_of(mark_uri).name, self._ledger.report())
+        self._measured_s = time.monotonic()
 
     def exchange(self, statement: Statement) -> Grant:
         """What a worker did, for what it may do next; see :meth:`anchornet.ledger.ledger.Ledger.exchange`."""
-        return self._ledger.exchange(statement, time.monotonic())
+        now_s = time.monotonic()
+        grant = self._ledger.exchange(statement, now_s)
+        self._metrics.stated(statement)
+        if now_s - self._measured_s > _METRICS_S:
+            self._metrics.stands(self._ledger.report())
+            self._measured_s = now_s
+        return grant
 
     def skip(self, image_ids: np.ndarray) -> None:
         """Images that will never be computed; see :meth:`anchornet.ledger.ledger.Ledger.skip`."""
@@ -60,6 +73,7 @@ class LedgerActor:
     def close(self) -> None:
         """See :meth:`anchornet.ledger.ledger.Ledger.close`."""
         self._ledger.close()
+        self._metrics.stands(self._ledger.report())
 
     def report(self) -> dict[str, Any]:
         """The ledger's report so far."""
@@ -79,8 +93,13 @@ def await_purses(ledger: LedgerHandle) -> None:
 
 
 def ledger_name(mark_uri: str) -> str:
-    """The actor's name: its mark's, shortened, so that two runs on a cluster never meet."""
-    return "ledger-" + hashlib.sha256(mark_uri.encode()).hexdigest()[:12]
+    """The actor's name: its run's."""
+    return f"ledger-{run_of(mark_uri).name}"
+
+
+def run_of(mark_uri: str) -> RunFolder:
+    """The run folder in which a mark lies."""
+    return RunFolder(mark_uri.rpartition("/")[0])
 
 
 def start_ledger(plan: LedgerPlan, mark_uri: str) -> LedgerHandle:

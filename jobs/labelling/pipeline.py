@@ -20,6 +20,7 @@ from jobs.resources.capacity import Stall
 from jobs.resources.pools import pool_options
 from jobs.settings.label import LabelConfig
 from jobs.shell.run_folder import RunFolder
+from jobs.shell.worker_log import Telling
 
 
 def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> None:
@@ -44,10 +45,11 @@ def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> 
 
 def pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> Dataset:
     """Manifest rows -> output rows, lazily."""
-    settings, first = config.input, plan.pools[0]
-    rows = _manifest_rows(RunFolder(config.run.folder).manifest, first.batch_size, settings.image_column)
+    settings, first, folder = config.input, plan.pools[0], RunFolder(config.run.folder)
+    decode = ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads, settings.accept_truncated)
+    rows = _manifest_rows(folder, first.batch_size, settings.image_column, ledger)
     rows = rows.map_batches(
-        ReadAndDecode(plan.preprocessing, settings.max_pixels, settings.read_threads, settings.accept_truncated),
+        Telling(decode, ledger, folder.name),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=settings.decode_cpus,
@@ -58,7 +60,7 @@ def pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> Data
         memory=decode_memory_bytes(plan.preprocessing, settings.max_pixels, first.batch_size),
     )
     for index, pool in enumerate(plan.pools):
-        work = StageWork(storage.absolute(config.bundle), index, pool, config.inference)
+        work = StageWork(storage.absolute(config.bundle), index, pool, config.inference, folder.name)
         rows = rows.map_batches(
             StageActor,
             fn_constructor_args=(work, ledger),
@@ -69,16 +71,16 @@ def pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> Data
     return rows
 
 
-def _manifest_rows(folder: str, batch_size: int, image_column: str) -> Dataset:
+def _manifest_rows(folder: RunFolder, batch_size: int, image_column: str, ledger: LedgerHandle) -> Dataset:
     """The manifest, cut into blocks of one batch, so that reading and decoding runs in many tasks.
 
     Of images in row groups the bytes are read before the cut, by the group.
     """
-    files = manifest_files(folder)
+    files = manifest_files(folder.manifest)
     if in_row_groups(files):
         rows = ray.data.read_datasource(GroupedRows(files, batch_size), num_cpus=SMALL_TASK_CPUS)
         rows = rows.map_batches(
-            RowGroupContents(image_column, batch_size),
+            Telling(RowGroupContents(image_column, batch_size), ledger, folder.name),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=SMALL_TASK_CPUS,

@@ -49,7 +49,9 @@ class PurseHolder:
         """Permission for the batch that is computed now."""
         with self._asking:
             if self._purse.left_rows < num_rows:  # refused, or the other thread was faster
+                since_s = time.monotonic()
                 self._ask(num_rows)
+                self._purse.waited(time.monotonic() - since_s)
             with self._lock:
                 return self._purse.draw(num_rows)
 

@@ -63,6 +63,8 @@ class ClusterSettings:
     """Likewise GPUs. A cluster that starts empty is planned for by these."""
     stall_s: float = 120.0
     """A job that has not moved for so many seconds says what it waits for, and goes on waiting."""
+    dashboard: bool = False
+    """Open Ray's dashboard on the loopback address; of a Ray that the job starts for itself, a cluster has its own."""
     price_per_hour: float | None = None
     """Money per hour for the whole cluster, for the estimates of ``label --dry-run``; None leaves money out."""
 

@@ -10,9 +10,10 @@ from typing import TypeVar
 from ray.exceptions import RayError
 
 from anchornet.files import config as configuration
-from jobs.shell.help import settings_text
+from jobs.settings.help import settings_text
+from jobs.shell.run_folder import RunFolder
 from jobs.shell.stops import FolderTakenError, Terminated, of_storage, terminable
-from jobs.shell.terminal import configure_logging, say
+from jobs.shell.terminal import configure_logging, lines_of, say
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def run_job(
     switched = [f"{flag}=true" for flag in flags if getattr(arguments, flag)]
     try:
         config = configuration.load_config(cls, arguments.config, [*arguments.set, *switched])
-        with terminable():
+        with terminable(), lines_of(RunFolder(run.folder).name if (run := getattr(config, "run", None)) else ""):
             return execute(config)
     except (ValueError, FileNotFoundError) as error:
         logger.debug("refused", exc_info=True)

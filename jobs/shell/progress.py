@@ -1,4 +1,7 @@
-"""A line at least every few seconds while something lasts, so that nobody wonders whether a job still lives."""
+"""A line at least every few seconds while something lasts, so that nobody wonders whether a job still lives.
+
+On a terminal it is one line that is rewritten; in a log, or through a pipe, lines one below the other.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from jobs.shell import terminal
+
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
 """Between two lines. A line may take as long again to be found, which makes ten seconds at most."""
+LIVE_S = 1.0
+"""Between two states of a line that is rewritten."""
 Line = Callable[[float], str]
 """Seconds since the start -> what to say now."""
 
@@ -35,5 +42,11 @@ def _as_line(line: Line | str) -> Line:
 
 def _report(line: Line, interval_s: float, stop: threading.Event) -> None:
     started = time.perf_counter()
-    while not stop.wait(interval_s):
-        logger.info(line(time.perf_counter() - started))
+    while not stop.wait(min(interval_s, LIVE_S) if terminal.is_live() else interval_s):
+        text = line(time.perf_counter() - started)
+        if terminal.is_live():
+            terminal.live(text)
+        else:
+            logger.info(text)
+    if terminal.is_live():
+        terminal.live("")

@@ -74,7 +74,11 @@ def _session(cluster: ClusterSettings, log: Path) -> Iterator[None]:
 
 def _connect(cluster: ClusterSettings) -> None:
     if cluster.is_local:
-        start_local_ray(cluster.cpus_of_local_ray())
+        context = start_local_ray(cluster.cpus_of_local_ray(), dashboard=cluster.dashboard)
+        if cluster.dashboard:
+            logger.info(
+                "dashboard: http://%s; where it asks for a token, `ray get-auth-token` shows it", context.dashboard_url
+            )
     else:
         where = cluster_address(cluster)
         logger.info("joining the Ray at %s (from %s)", where.address, where.origin)
@@ -84,16 +88,20 @@ def _connect(cluster: ClusterSettings) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def start_local_ray(num_cpus: int) -> None:
-    """A Ray of its own on this machine, of ``num_cpus`` logical CPUs, whose workers import the checkout."""
+def start_local_ray(num_cpus: int, *, dashboard: bool = False) -> Any:
+    """A Ray of its own on this machine, of ``num_cpus`` logical CPUs, whose workers import the checkout.
+
+    dashboard: with Ray's dashboard, on the loopback address.
+    """
     # Ray hands the interpreter of workers with a runtime environment (Ray Train's) to bash without quoting it.
     interpreter = shlex.quote(sys.executable)
     with _environment_of_workers():
-        ray.init(
+        return ray.init(
             address="local",  # a cluster that happens to run on this machine is joined only when it is asked for
             num_cpus=num_cpus,
             runtime_env={"py_executable": interpreter} if interpreter != sys.executable else None,
-            include_dashboard=False,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.WARNING,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -28,6 +29,12 @@ class RunFolder:
     def at(self, *parts: str) -> str:
         """The URI of something else below this folder."""
         return storage.join(self.uri, *parts)
+
+    @property
+    def name(self) -> str:
+        """A short name of the run for logs, metrics and actors: the folder's own, and a hash of its path."""
+        path = storage.absolute(self.uri).rstrip("/")
+        return f"{path.rpartition('/')[2]}-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
 
     @property
     def absolute(self) -> RunFolder:

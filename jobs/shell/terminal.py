@@ -11,8 +11,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,9 @@ from jobs.shell.run_folder import RunFolder
 STDERR = 2
 OURS = ("anchornet", "jobs", "benchmarks", "__main__")
 """Loggers whose records are for the terminal; those of libraries go where their other output goes."""
-FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
+FORMAT = "%(asctime)s %(run)s%(name)s %(levelname)s %(message)s"
+ERASE = "\r\x1b[K"
+"""Back to the start of the line, and nothing on it (ECMA-48)."""
 
 
 def configure_logging() -> None:
@@ -36,11 +40,33 @@ def configure_logging() -> None:
         logging.getLogger("botocore").setLevel(logging.WARNING)  # else each listing says where its credentials are from
 
 
+@contextmanager
+def lines_of(run: str) -> Iterator[None]:
+    """Every line of the body names the run."""
+    before, Lines.run = Lines.run, run
+    try:
+        yield
+    finally:
+        Lines.run = before
+
+
 def say(text: str) -> None:
     """A line of the job's own on the terminal's stderr, wherever descriptor 2 leads at the moment."""
+    Lines.write(Lines.terminal or sys.stderr, text)
+
+
+def is_live() -> bool:
+    """True where a line can be rewritten in place: on a terminal that knows how to."""
+    return (Lines.terminal or sys.stderr).isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def live(text: str) -> None:
+    """Show ``text`` as the last line, in place of the one before; other lines are written above it. Empty takes it away."""
     stream = Lines.terminal or sys.stderr
-    stream.write(text + "\n")
-    stream.flush()
+    with Lines.lock:
+        Lines.last = text[: shutil.get_terminal_size().columns - 1]
+        stream.write(ERASE + Lines.last)
+        stream.flush()
 
 
 class Lines(logging.Handler):
@@ -48,6 +74,12 @@ class Lines(logging.Handler):
 
     terminal: IO[str] | None = None
     """The real stderr while descriptor 2 leads elsewhere; None: ``sys.stderr``, whichever it is."""
+    run: str = ""
+    """Named in every line; empty before a job knows its run folder."""
+    last: str = ""
+    """The live line at the bottom of the terminal; empty when there is none."""
+    lock = threading.RLock()
+    """Of what is on the screen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,9 +88,19 @@ class Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line (and a traceback below it where the record has one)."""
         ours = record.name.split(".")[0] in OURS
-        stream = (Lines.terminal if ours else None) or sys.stderr
-        stream.write(self.format(record) + "\n")
-        stream.flush()
+        Lines.write((Lines.terminal if ours else None) or sys.stderr, self.format(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record in the one format, with the run."""
+        record.run = Lines.run and f"{Lines.run} "
+        return super().format(record)
+
+    @staticmethod
+    def write(stream: IO[str], text: str) -> None:
+        """A line above the live one."""
+        with Lines.lock:
+            stream.write(f"{ERASE}{text}\n{Lines.last}" if Lines.last else f"{text}\n")
+            stream.flush()
 
 
 @contextmanager

@@ -97,14 +97,15 @@ def _open_data(plan: TrainPlan) -> tuple[TrainPlan, Datasets, Any]:
             )
     with progress(f"listing {cfg.data.path}"):
         found = list_images(cfg.data, plan.classes or None, seed=cfg.run.seed)
-    notes = dataset.start_notes()
+    notes, run = dataset.start_notes(), RunFolder(cfg.run.folder).name
     epochs_done = len(_lines(RunFolder(cfg.run.folder).metrics))
     seed = _epoch_seed(cfg.run.seed, epochs_done)
-    datasets: Datasets = {"train": dataset.training_images(found, cfg.crop, seed, notes)}
+    datasets: Datasets = {"train": dataset.training_images(found, cfg.crop, seed, notes, run)}
     num_images = found.num_images
     if cfg.validation is not None:
         held_out = list_images(cfg.validation, found.classes, seed=cfg.run.seed)
-        datasets["validation"] = dataset.validation_images(held_out, Preprocessing.of_size(cfg.image_size), notes)
+        preprocessing = Preprocessing.of_size(cfg.image_size)
+        datasets["validation"] = dataset.validation_images(held_out, preprocessing, notes, run)
         num_images += held_out.num_images
     logger.info(
         "%d classes, %d training images, %d for validation",

@@ -31,6 +31,7 @@ from anchornet.models.training import Recipe
 from anchornet.models.weights import load_torchvision_weights
 from anchornet.systems.registry import recipe_code
 from jobs.shell.run_folder import RunFolder, model_in
+from jobs.shell.worker_log import tell_driver
 from jobs.training.local_checkpoints import SCORE, LocalCheckpoints
 from jobs.training.plan import TrainPlan, too_many_unreadable
 from jobs.training.progress import told
@@ -59,6 +60,7 @@ class Trainee:
 def train_worker(config: dict[str, Any]) -> None:
     """The train loop of one worker (Ray Train calls it with ``{"plan": TrainPlan, "notes": actor}``)."""
     plan: TrainPlan = config["plan"]
+    tell_driver(config["notes"], RunFolder(plan.config.run.folder).name)
     local_workers = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(plan.config.workers.threads or max(1, (os.cpu_count() or 1) // local_workers))
     trainee = _start(plan)

@@ -14,6 +14,7 @@ import ray
 from anchornet.files import storage
 from jobs.resources.capacity import Stall
 from jobs.shell.progress import progress
+from jobs.shell.worker_log import log_notes
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class TrainingWatch:
         self.log_epochs()
         try:
             where = ray.get(self._notes.told.remote(), timeout=ANSWER_S)
+            log_notes(ray.get(self._notes.take_notes.remote(), timeout=ANSWER_S))
         except ray.exceptions.GetTimeoutError:
             where = ""
         self._stall.watch((self._shown, where), elapsed_s)

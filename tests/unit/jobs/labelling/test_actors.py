@@ -105,7 +105,7 @@ def a_ledger(
 
 def actors(folder: str, ledger: Local) -> list[StageActor]:
     pool, inference = PoolSettings(threads=1), InferenceSettings()
-    return [StageActor(StageWork(folder, stage, pool, inference), ledger) for stage in range(2)]
+    return [StageActor(StageWork(folder, stage, pool, inference, "run"), ledger) for stage in range(2)]
 
 
 def fresh_rows(images: np.ndarray, unreadable: tuple[int, ...] = ()) -> pa.Table:

@@ -24,6 +24,7 @@ from jobs.resources.pools import pool_options
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings
 from jobs.settings.label import BudgetSettings, LabelConfig
 from jobs.shell.run_folder import RunFolder
+from jobs.shell.worker_log import Telling
 
 POOLS = (PoolSettings(actors=2, batch_size=32), PoolSettings(gpus=0.5, batch_size=16), PoolSettings(max_actors=4))
 LEDGER = object()
@@ -56,7 +57,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> Rows:
     monkeypatch.setattr(
         pipeline,
         "_manifest_rows",
-        lambda folder, size, column: rows.map_batches("manifest", folder=folder, size=size, column=column),
+        lambda folder, size, column, ledger: rows.map_batches("manifest", folder=folder, size=size, column=column),
     )
     return rows
 
@@ -101,7 +102,13 @@ def test_every_stage_has_its_pool_in_order(
     assert len(stages) == len(POOLS)
     for index, ((actor, options), pool) in enumerate(zip(stages, POOLS, strict=True)):
         assert actor is StageActor
-        work = StageWork(str(tmp_path / "runs/bundle"), index, pool, InferenceSettings(precision="bfloat16"))
+        work = StageWork(
+            str(tmp_path / "runs/bundle"),
+            index,
+            pool,
+            InferenceSettings(precision="bfloat16"),
+            RunFolder(str(tmp_path)).name,
+        )
         assert options.pop("fn_constructor_args") == (work, LEDGER)
         assert options.pop("batch_size") == pool.batch_size
         assert options.pop("batch_format") == "pyarrow"
@@ -114,8 +121,11 @@ def test_images_are_decoded_in_blocks_of_the_first_batch_and_never_inside_an_act
     tmp_path: Path, rows: Rows, plan: LabelPlan
 ) -> None:
     pipeline.pipeline(config(tmp_path), plan, LEDGER)
-    (_, manifest), (decode, options), (_, first_stage), *_ = rows.maps
-    assert manifest == {"folder": str(tmp_path / "manifest"), "size": POOLS[0].batch_size, "column": "image"}
+    (_, manifest), (telling, options), (_, first_stage), *_ = rows.maps
+    assert isinstance(telling, Telling)
+    assert (telling.notes, telling.run) == (LEDGER, RunFolder(str(tmp_path)).name)
+    decode = telling.work
+    assert manifest == {"folder": RunFolder(str(tmp_path)), "size": POOLS[0].batch_size, "column": "image"}
     assert isinstance(decode, ReadAndDecode)
     assert (decode.preprocessing, decode.max_pixels, decode.read_threads) == (plan.preprocessing, 1000, 3)
     assert decode.accept_truncated

@@ -10,11 +10,11 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from jobs import calibrate, evaluate, import_weights, label, train
+from jobs.settings.help import settings_of
 from jobs.settings.import_weights import ImportConfig
 from jobs.settings.label import LabelConfig
 from jobs.settings.scoring import CalibrateConfig, EvaluateConfig
 from jobs.settings.train import TrainConfig
-from jobs.shell.help import settings_of
 from jobs.shell.job import run_job
 from jobs.shell.stops import FolderTakenError, Terminated
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,8 +75,12 @@ class FakeRay:
         self.started: list[dict[str, Any]] = []
         self.stopped = 0
         monkeypatch.setattr(ray, "is_initialized", lambda: running)
-        monkeypatch.setattr(ray, "init", lambda **options: self.started.append(options))
+        monkeypatch.setattr(ray, "init", self._init)
         monkeypatch.setattr(ray, "shutdown", self._shutdown)
+
+    def _init(self, **options: Any) -> SimpleNamespace:
+        self.started.append(options)
+        return SimpleNamespace(dashboard_url="127.0.0.1:8265")
 
     def _shutdown(self) -> None:
         self.stopped += 1
@@ -92,7 +97,18 @@ class TestSession:
             assert not ray.data.DataContext.get_current().enable_progress_bars
         assert (asked["address"], asked["num_cpus"]) == ("local", 7)
         assert not asked["log_to_driver"]
+        assert not asked["include_dashboard"]
         assert fake.stopped == 1
+
+    def test_a_dashboard_is_opened_for_this_machine_alone_and_named(
+        self, environment: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        fake = FakeRay(environment)
+        with ray_session.ray_session(ClusterSettings(dashboard=True), str(tmp_path)):
+            [asked] = fake.started
+        assert (asked["include_dashboard"], asked["dashboard_host"]) == (True, "127.0.0.1")
+        assert any("dashboard: http://127.0.0.1:8265; where it asks for a token" in line for line in caplog.messages)
 
     @pytest.mark.parametrize(
         ("cluster", "submitted", "address"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from jobs.shell.run_folder import RunFolder, model_in
 from jobs.shell.stops import FolderTakenError
 
 FILES = sorted(
-    name for name, value in vars(RunFolder).items() if isinstance(value, property) and name not in {"absolute"}
+    name for name, value in vars(RunFolder).items() if isinstance(value, property) and name not in {"absolute", "name"}
 )
 PLAIN = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
@@ -30,6 +31,13 @@ def test_every_file_has_a_name_of_its_own_below_the_folder(uri: str) -> None:
     assert len(set(uris)) == len(uris)
     assert all(each.startswith(uri.rstrip("/") + "/") for each in uris)
     assert RunFolder(uri).at("x", "y") == f"{uri.rstrip('/')}/x/y"
+
+
+def test_a_run_is_named_after_its_folder_and_no_two_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.fullmatch(r"label-[0-9a-f]{6}", RunFolder("s3://bucket/a/label/").name)
+    assert RunFolder("runs/label").name == RunFolder(f"{tmp_path}/runs/label").name
+    assert RunFolder("s3://bucket/a/label").name != RunFolder("s3://bucket/b/label").name
 
 
 def test_workers_are_told_where_a_relative_folder_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

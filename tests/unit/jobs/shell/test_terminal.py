@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +70,51 @@ def test_the_log_lies_in_a_local_run_folder_and_else_in_a_temporary_file(tmp_pat
     there = terminal.log_file("s3://bucket/run")
     assert there.exists()
     there.unlink()
+
+
+ON_A_TERMINAL = """
+import logging, sys
+from jobs.shell import terminal
+terminal.configure_logging()
+with terminal.lines_of("photos-1a2b3c"):
+    logging.getLogger("jobs.x").info("before")
+    assert terminal.is_live() == (sys.argv[1] == "live"), terminal.is_live()
+    terminal.live("1 of 2")
+    logging.getLogger("jobs.x").info("between")
+    terminal.live("2 of 2, " + "and a text that is longer than the terminal is wide " * 5)
+    terminal.live("")
+terminal.say("after")
+"""
+
+
+def shown_on_a_terminal(kind: str) -> tuple[int, str]:
+    """Exit code of the program on a terminal of its own, 60 columns wide, and what was written there."""
+    controller, terminal_end = pty.openpty()
+    command = [sys.executable, "-c", ON_A_TERMINAL, "live"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=terminal_end, env={**os.environ, "TERM": kind, "COLUMNS": "60"}
+    )
+    os.close(terminal_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # that is how the end of a terminal reads
+        while part := os.read(controller, 4096):
+            shown += part
+    os.close(controller)
+    return process.wait(), shown.decode()
+
+
+def test_on_a_terminal_the_last_line_is_rewritten_and_others_come_above_it() -> None:
+    code, shown = shown_on_a_terminal("xterm")
+    assert code == 0
+    lines = [line.rsplit(terminal.ERASE, 1)[-1] for line in shown.replace("\r\n", "\n").split("\n")]
+    assert [line.split(" INFO ")[-1] for line in lines] == ["before", "between", "after", ""]
+    assert all(" photos-1a2b3c jobs.x INFO " in line for line in lines[:2])
+    assert shown.count("1 of 2") == 2  # once more below the line that came between
+    longest = max(len(part) for part in re.split(r"[\r\n]|\x1b\[K", shown))
+    assert longest < 60
+
+
+def test_a_terminal_that_cannot_rewrite_a_line_is_none() -> None:
+    code, shown = shown_on_a_terminal("dumb")
+    assert code != 0
+    assert "AssertionError: False" in shown

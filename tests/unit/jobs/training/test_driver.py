@@ -133,7 +133,7 @@ class TestData:
         )
         assert (datasets, notes) == ({"train": "training", "validation": "validation"}, "notes")
         assert plan.num_images == 7
-        _, (found, preprocessing, told) = made
+        _, (found, preprocessing, told, _) = made
         assert (found.classes, found.blocks[0]["label"].to_pylist()) == (("left", "right"), [1])
         assert (preprocessing, told) == (Preprocessing.of_size(96), "notes")
 
@@ -145,7 +145,7 @@ class TestData:
         driver._open_data(plan)
         (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epoch": 1}\n')
         driver._open_data(plan)
-        seeds = [seed for _, _, seed, _ in made]
+        seeds = [seed for _, _, seed, _, _ in made]
         assert seeds == [driver._epoch_seed(0, 0), driver._epoch_seed(0, 2)]
 
 

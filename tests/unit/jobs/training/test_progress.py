@@ -42,14 +42,18 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> Any
     """Notes that answer so, one after the other, where Ray would ask an actor."""
     left = iter(answers)
 
-    def get(reference: object, timeout: float) -> str:
+    def get(reference: object, timeout: float) -> Any:
+        if reference == "notes":
+            return []
         answer = next(left)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     monkeypatch.setattr(ray, "get", get)
-    return SimpleNamespace(told=SimpleNamespace(remote=lambda: None))
+    return SimpleNamespace(
+        told=SimpleNamespace(remote=lambda: "told"), take_notes=SimpleNamespace(remote=lambda: "notes")
+    )
 
 
 def test_a_line_says_where_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jobs.shell.help import settings_of, settings_text
+from jobs.settings.help import settings_of, settings_text
 
 
 @dataclass(frozen=True, kw_only=True)
