@@ -16,7 +16,7 @@ import torch
 from anchornet.cascade import rows as records
 from anchornet.cascade.protocol import Cascade
 from anchornet.cascade.run import Part, run_stage
-from anchornet.cascade.standing import NO_EXIT
+from anchornet.cascade.standing import NO_EXIT, Extras
 
 VIEWS = "views"
 """Column of the logits that later exits still combine, (v, C) float32 a row."""
@@ -40,16 +40,18 @@ def label_stage(
     table: pa.Table,
     thresholds_NK: np.ndarray,
     allowance_macs: int | None,
+    top_k: int = 0,
 ) -> StageBatch:
     """Run a stage on the rows of ``table`` that want it, be it none; all other rows pass unchanged.
 
     thresholds_NK (N, K): one row per row of ``table``. Rows that leave lose their state; those that go on carry the new one.
+    top_k: most likely classes to keep of each row; embeddings are kept where the cascade's exits have one.
     """
     stage, rows = cascade.stages[stage_index], records.wanting_rows(table)
     columns = records.read_carried(table, stage_layout(cascade, stage_index))
     views = _unpack_views(cascade, columns.pop(VIEWS, None), stage.first)
     state = cascade.unpack(columns, stage_index) if stage_index else cascade.start(columns[records.IMAGE])
-    standing = records.read_standing(table, cascade.num_boxes)
+    standing = records.read_standing(table, cascade.num_boxes, extras_of(cascade, top_k))
     result = run_stage(cascade, stage, [Part(rows, state, views)], standing, thresholds_NK, allowance_macs)
     table = records.with_standing(table, result.standing)
     left = result.standing.exit[np.setdiff1d(rows, result.continuing, assume_unique=True)]
@@ -60,6 +62,11 @@ def label_stage(
         exit_counts=tuple(int(count) for count in counts),
         num_starved=int((left == NO_EXIT).sum()),
     )
+
+
+def extras_of(cascade: Cascade[Any], top_k: int) -> Extras:
+    """What the rows of a label job hold beside the label."""
+    return Extras(top_k, max(exit.embedding for exit in cascade.exits))
 
 
 def stage_layout(cascade: Cascade[Any], stage_index: int) -> records.Layout:
@@ -82,9 +89,10 @@ def _unpack_views(cascade: Cascade[Any], column: np.ndarray | None, first: int) 
     return dict(zip(cascade.combination.kept(first), torch.from_numpy(column).unbind(1), strict=True))
 
 
-def fail_rows(cascade: Cascade[Any], stage_index: int, table: pa.Table, reason: str) -> pa.Table:
+def fail_rows(cascade: Cascade[Any], stage_index: int, table: pa.Table, reason: str, top_k: int = 0) -> pa.Table:
     """``table`` after a stage that raised on the rows that wanted it: those are ``failed`` and have no label."""
-    rows, standing = records.wanting_rows(table), records.read_standing(table, cascade.num_boxes)
+    rows = records.wanting_rows(table)
+    standing = records.read_standing(table, cascade.num_boxes, extras_of(cascade, top_k))
     exits = standing.exit.copy()
     exits[rows] = NO_EXIT
     table = records.with_failed(records.with_standing(table, replace(standing, exit=exits)), rows, reason)
@@ -116,4 +124,5 @@ def finish_rows(
         confidence = np.full(len(table), np.nan)
         known = exits != NO_EXIT
         confidence[known] = calibrator(score[known], exits[known])
-    return records.finish(table, cascade.classes, [exit.name for exit in cascade.exits], confidence)
+    names, sizes = [exit.name for exit in cascade.exits], [exit.embedding for exit in cascade.exits]
+    return records.finish(table, cascade.classes, names, confidence, sizes)

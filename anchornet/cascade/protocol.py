@@ -29,6 +29,8 @@ class Exit:
     """Multiply-adds that one more image costs at this exit; for costs that differ per image, the most it can cost."""
     views: tuple[View, ...] = ()
     """The logits that it adds; unless said one, called like the exit."""
+    embedding: int = 0
+    """Values of the embedding that its step gives; 0: it gives none."""
 
     def __post_init__(self) -> None:
         """Name what nobody named."""
@@ -60,6 +62,8 @@ class Placement:
 
     device: str = "cpu"
     precision: torch.dtype = torch.float32
+    embedding: bool = False
+    """Whether steps shall hold an embedding, where the networks have one."""
 
 
 class State(Protocol):
@@ -82,6 +86,8 @@ class Step(NamedTuple):
     """(n,) int64: multiply-adds that were computed for each row, from the shapes that were run; at most ``Exit.macs``."""
     boxes_nP3: np.ndarray | None = None
     """(n, P, 3) int16: top, left, size of the patches when this exit chose them, else None."""
+    embedding_nD: Tensor | None = None
+    """(n, D): what the head of the newest network was given, D = ``Exit.embedding``; None unless it was asked for."""
 
 
 class Cascade(Protocol[S]):

@@ -7,14 +7,16 @@ left has an empty value and costs nothing, and the survivors of a block lie in o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from anchornet.cascade.standing import NO_EXIT, Standing
+from anchornet.cascade.standing import NO_EXIT, NO_EXTRAS, Extras, Standing
 from anchornet.units import GIGA
 
 OK, UNREADABLE, FAILED = "ok", "unreadable", "failed"
@@ -40,11 +42,17 @@ LABEL_SCHEMA = pa.schema(
     ]
 )
 
+TOP = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float32())]))
+EXTRAS = {"top": TOP, "embedding": pa.list_(pa.float16())}
+"""Columns that labels have when they were asked for, after those of LABEL_SCHEMA."""
+
 Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Columns of a row that travels between stages: name -> (dtype, shape of one row)."""
 IMAGE = "image"
 """The one column that the first stage takes: uint8 pixels, (H, W, 3), or several views one after the other."""
 
+_WIDE = ("boxes", "top_id", "top_probability", "embedding")
+"""Fields of a standing that hold several values per row."""
 ALONG = "along_"
 """Prefix of the columns that go along from the input into the labels, untouched."""
 WANTS = "wants_next"
@@ -65,7 +73,7 @@ def pixel_layout(shape: tuple[int, ...]) -> Layout:
 
 def along_name(name: str) -> str:
     """What the column ``name`` of the input is called in the labels: its own name, unless label rows have that already."""
-    return f"input_{name}" if name in LABEL_SCHEMA.names else name
+    return f"input_{name}" if name in (*LABEL_SCHEMA.names, *EXTRAS) else name
 
 
 def along_columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
@@ -108,9 +116,11 @@ def with_standing(table: pa.Table, standing: Standing) -> pa.Table:
         "exit": pa.array(standing.exit, pa.int16()),
         "macs": pa.array(standing.macs, pa.int64()),
     }
-    if num_boxes := standing.boxes.shape[1]:
-        flat = pa.array(np.ascontiguousarray(standing.boxes).reshape(-1), pa.int16())
-        columns["boxes"] = pa.FixedSizeListArray.from_arrays(flat, num_boxes * 3)
+    for name in _WIDE:
+        values: np.ndarray = getattr(standing, name)
+        if width := math.prod(values.shape[1:]):
+            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+            columns[name] = pa.FixedSizeListArray.from_arrays(flat, width)
     return with_columns(table, columns)
 
 
@@ -125,18 +135,18 @@ def with_failed(table: pa.Table, rows: np.ndarray, reason: str) -> pa.Table:
     )
 
 
-def read_standing(table: pa.Table, num_boxes: int) -> Standing:
+def read_standing(table: pa.Table, num_boxes: int, extras: Extras = NO_EXTRAS) -> Standing:
     """The standing of every row of ``table``; fresh before the first stage."""
+    fresh = Standing.fresh(len(table), num_boxes, extras)
     if "exit" not in table.column_names:
-        return Standing.fresh(len(table), num_boxes)
-    flat = table["boxes"].combine_chunks().flatten().to_numpy() if num_boxes else np.zeros(0, np.int16)
-    return Standing(
-        label_id=table["label_id"].to_numpy(),
-        score=table["score"].to_numpy(),
-        exit=table["exit"].to_numpy(),
-        macs=table["macs"].to_numpy(),
-        boxes=flat.reshape(len(table), num_boxes, 3),
-    )
+        return fresh
+    columns = {name: table[name].to_numpy() for name in ("label_id", "score", "exit", "macs")}
+    for name in _WIDE:
+        if name in table.column_names:
+            width = table[name].type.list_size
+            shape = (width // 3, 3) if name == "boxes" else (width,)
+            columns[name] = table[name].combine_chunks().flatten().to_numpy().reshape(len(table), *shape)
+    return replace(fresh, **columns)
 
 
 def with_columns(table: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
@@ -186,11 +196,16 @@ def without_carried(table: pa.Table) -> pa.Table:
 
 
 def finish(
-    table: pa.Table, classes: Sequence[str], exit_names: Sequence[str], confidence: np.ndarray | None
+    table: pa.Table,
+    classes: Sequence[str],
+    exit_names: Sequence[str],
+    confidence: np.ndarray | None,
+    embedding_sizes: Sequence[int] = (),
 ) -> pa.Table:
-    """Output rows from rows that have left: LABEL_SCHEMA, then what goes along; ``confidence`` (N,) is NaN or None for none.
+    """Output rows from rows that have left: LABEL_SCHEMA, those of EXTRAS that they hold, then what goes along.
 
-    A row that no exit was computed for, or whose score is NaN (overflow in a network), has no label and status ``failed``.
+    confidence (N,): NaN or None for none. embedding_sizes: values of the embedding of each exit, when there are any. A row that
+    no exit was computed for, or whose score is NaN (overflow in a network), has no label and status ``failed``.
     """
     exits, score = table["exit"].to_numpy(), table["score"].to_numpy()
     unknown = (exits == NO_EXIT) | np.isnan(score)
@@ -213,9 +228,39 @@ def finish(
         "status": status,
         "error": error,
     }
-    labels = pa.table(columns, schema=LABEL_SCHEMA)
+    labels = with_columns(pa.table(columns, schema=LABEL_SCHEMA), _extras(table, classes, embedding_sizes, unknown))
     return with_columns(
         labels, {along_name(name.removeprefix(ALONG)): column for name, column in along_columns(table).items()}
+    )
+
+
+def _extras(
+    table: pa.Table, classes: Sequence[str], embedding_sizes: Sequence[int], unknown: np.ndarray
+) -> dict[str, pa.Array]:
+    """The columns of EXTRAS that rows hold; null where nothing is known."""
+    columns = {}
+    if "top_id" in table.column_names:
+        ids = table["top_id"].combine_chunks().flatten()
+        count = table["top_id"].type.list_size
+        names = pa.array(classes, pa.string()).take(pa.array(ids.to_numpy(), mask=np.repeat(unknown, count)))
+        parts = [names, table["top_probability"].combine_chunks().flatten()]
+        structs = pa.StructArray.from_arrays(parts, fields=list(TOP.value_type))
+        columns["top"] = _lists(structs, np.full(len(table), count), np.full(len(table), count), unknown)
+    if "embedding" in table.column_names:
+        values, width = table["embedding"].combine_chunks().flatten(), table["embedding"].type.list_size
+        sizes = np.array([*embedding_sizes, 0])[table["exit"].to_numpy()]  # NO_EXIT, -1, takes the last
+        columns["embedding"] = _lists(values, sizes, np.full(len(table), width), unknown)
+    return columns
+
+
+def _lists(values: pa.Array, sizes: np.ndarray, widths: np.ndarray, unknown: np.ndarray) -> pa.Array:
+    """A list per row: the first ``sizes`` (N,) of its ``widths`` (N,) values; null where ``unknown`` holds."""
+    sizes = np.where(unknown, 0, sizes)
+    starts = np.cumsum(widths) - widths
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, sizes)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets.astype(np.int32)), values.take(pa.array(places)), mask=pa.array(unknown)
     )
 
 

@@ -59,6 +59,28 @@ def confidence(logits_nC: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return score.cpu().numpy(), logits_nC.float().cpu().numpy().argmax(axis=1).astype(np.int32)
 
 
+def most_likely(logits_nC: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` most likely classes (n, count) int32, the likeliest first, and their softmax float32.
+
+    Of equal ones the lowest index comes first, as in ``confidence``.
+    """
+    if not count:
+        return np.zeros((len(logits_nC), 0), np.int32), np.zeros((len(logits_nC), 0), np.float32)
+    probability = torch.softmax(logits_nC.float(), dim=1).cpu().numpy()
+    order = np.argsort(-logits_nC.float().cpu().numpy(), axis=1, kind="stable")[:, :count].astype(np.int32)
+    return order, np.take_along_axis(probability, order, axis=1)
+
+
+def _embedding(step: Step, num_rows: int, width: int) -> np.ndarray:
+    """(n, width) float16: the embedding of a step, zeros behind a shorter one."""
+    embedding = np.zeros((num_rows, width), np.float16)
+    if width and step.embedding_nD is not None:
+        found = step.embedding_nD.float().cpu().numpy()
+        largest = np.finfo(np.float16).max
+        embedding[:, : found.shape[1]] = np.clip(found, -largest, largest)
+    return embedding
+
+
 def run_stage(
     cascade: Cascade[Any],
     stage: Stage,
@@ -204,11 +226,15 @@ def _keep(cascade: Cascade[Any], part: Part, mask: np.ndarray) -> Part:
 
 def _record(standing: Standing, rows: np.ndarray, exit_index: int, logits_nC: Tensor, step: Step) -> Standing:
     score, label_id = confidence(logits_nC)
+    top_id, top_probability = most_likely(logits_nC, standing.extras.top_k)
     part = Standing(
         label_id=label_id,
         score=score,
         exit=np.full(len(rows), exit_index, np.int16),
         macs=standing.macs[rows] + step.macs_n,
         boxes=standing.boxes[rows] if step.boxes_nP3 is None else step.boxes_nP3,
+        top_id=top_id,
+        top_probability=top_probability,
+        embedding=_embedding(step, len(rows), standing.extras.embedding),
     )
     return merge(standing, rows, part)

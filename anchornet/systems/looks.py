@@ -33,6 +33,7 @@ from anchornet.cascade.protocol import Cascade, Exit, Placement, Stage, Step, ru
 from anchornet.cascade.rows import IMAGE, Layout, pixel_layout
 from anchornet.images import tensors
 from anchornet.images.preprocess import CHANNELS, Geometry, Preprocessing, join_views, length, split_views
+from anchornet.models.head import Head
 from anchornet.models.macs import count_macs
 from anchornet.systems.anchornet.patches import crop_patches
 from anchornet.systems.anchornet.proposer import Proposer
@@ -116,13 +117,23 @@ class LooksCascade(Cascade[LooksState]):
         self._random_patches_seed = random_patches_seed
         self.num_boxes = proposer.num_patches if proposer else 0
         self._device, self._precision = torch.device(placement.device), placement.precision
-        self.exits = [
-            Exit(each.name, sum(self._macs(networks, look) for look in each.looks), _views(each))
-            for each in self._exits
-        ]
+        heads = {}
+        if placement.embedding:
+            heads = {role: Head(networks[role], len(classes)) for role in self._roles()}
+        self._heads = heads
+        self.exits = [self._exit(networks, each) for each in self._exits]
         self.combination = rule_of(self, rule)
-        self._networks = {look.role: self._ready(networks[look.role]) for each in self._exits for look in each.looks}
+        self._networks = {role: self._ready(networks[role]) for role in self._roles()}
         self.stages = self._stages()
+
+    def _roles(self) -> dict[str, None]:
+        """Roles of the networks that look, in the order of their first look."""
+        return dict.fromkeys(look.role for each in self._exits for look in each.looks)
+
+    def _exit(self, networks: Mapping[str, nn.Module], each: LooksExit) -> Exit:
+        """The exit with what it costs, and the size of the embedding of its newest look."""
+        macs = sum(self._macs(networks, look) for look in each.looks)
+        return Exit(each.name, macs, _views(each), self._heads[each.looks[-1].role].size if self._heads else 0)
 
     def _macs(self, networks: Mapping[str, nn.Module], look: Look) -> int:
         side = look.feed.crop if look.view in ("whole", "anchor") else self._patch_size
@@ -179,7 +190,9 @@ class LooksCascade(Cascade[LooksState]):
                 logits = self._see(state, look)
             said.append(logits)
         after = replace(state, views={view: state.views[view] for view in self._needed(exit_index + 1)})
-        return Step(tuple(said), np.full(len(state), self.exits[exit_index].macs, np.int64), boxes), after
+        macs = np.full(len(state), self.exits[exit_index].macs, np.int64)
+        embedding = self._heads[look.role].given if self._heads else None
+        return Step(tuple(said), macs, boxes, embedding), after
 
     def select(self, state: LooksState, rows: Tensor) -> LooksState:
         """The state of ``rows``, dense."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from jobs.labelling.ledger_actor import LedgerHandle
 from jobs.labelling.purse_holder import PurseHolder
 from jobs.resources.pools import claim
 from jobs.settings.common import InferenceSettings, PoolSettings
+from jobs.settings.label import OutputSettings
 from jobs.shell.worker_log import tell_driver
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class StageWork:
     stage_index: int
     pool: PoolSettings
     inference: InferenceSettings
+    output: OutputSettings
     run: str
     """Name of the run, for the log."""
 
@@ -48,7 +50,9 @@ class StageActor:
     def __init__(self, work: StageWork, ledger: LedgerHandle) -> None:
         tell_driver(ledger, work.run)
         bundle = load_bundle(work.bundle)
-        self._cascade = bundle.cascade(claim(work.pool, work.inference))
+        placement = replace(claim(work.pool, work.inference), embedding=work.output.embedding)
+        self._cascade = bundle.cascade(placement)
+        self._top_k = work.output.top_k
         self._calibrate = bundle.calibrator
         self._stage_index = work.stage_index
         self._ledger = ledger
@@ -75,13 +79,16 @@ class StageActor:
         rows = records.wanting_rows(table)
         if not len(rows):
             nobody = np.zeros((len(table), len(self._cascade.exits)), np.float32)
-            return label_stage.label_stage(self._cascade, self._stage_index, table, nobody, 0).table
+            return self._label(table, nobody, 0).table
         self._purse.prepare(len(rows))
         with self._computing:
             done, errors = self._compute(table, len(rows))
         if len(errors) == len(rows) > 1:
             raise errors[0]  # nothing but errors: it is the network, and not an image
         return done
+
+    def _label(self, table: pa.Table, thresholds: np.ndarray, allowance_macs: int) -> label_stage.StageBatch:
+        return label_stage.label_stage(self._cascade, self._stage_index, table, thresholds, allowance_macs, self._top_k)
 
     def _compute(self, table: pa.Table, num_rows: int) -> tuple[pa.Table, list[Exception]]:
         """The rows after the stage, and what was raised for single ones, which are ``failed``.
@@ -94,7 +101,7 @@ class StageActor:
         started = time.perf_counter()
         try:
             thresholds = draw.policy.thresholds_for(image_ids)
-            batch = label_stage.label_stage(self._cascade, self._stage_index, table, thresholds, draw.allowance_macs)
+            batch = self._label(table, thresholds, draw.allowance_macs)
         except (OSError, MemoryError, ray.exceptions.RayError):
             raise  # the machine's, not an image's
         except Exception as error:
@@ -112,7 +119,7 @@ class StageActor:
         if num_rows == 1:
             reason = f"{type(error).__name__}: {error}"
             logger.warning("image %s failed: %s", table["uri"][int(records.wanting_rows(table)[0])], reason)
-            return label_stage.fail_rows(self._cascade, self._stage_index, table, reason), [error]
+            return label_stage.fail_rows(self._cascade, self._stage_index, table, reason, self._top_k), [error]
         middle = int(records.wanting_rows(table)[num_rows // 2])
         halves = [
             self._compute(table.slice(0, middle), num_rows // 2),

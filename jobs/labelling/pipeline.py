@@ -60,7 +60,7 @@ def pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> Data
         memory=decode_memory_bytes(plan.preprocessing, settings.max_pixels, first.batch_size),
     )
     for index, pool in enumerate(plan.pools):
-        work = StageWork(storage.absolute(config.bundle), index, pool, config.inference, folder.name)
+        work = StageWork(storage.absolute(config.bundle), index, pool, config.inference, config.output, folder.name)
         rows = rows.map_batches(
             StageActor,
             fn_constructor_args=(work, ledger),

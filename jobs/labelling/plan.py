@@ -6,10 +6,11 @@ import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from anchornet.budget.frontier import Frontier, MixedPolicy
 from anchornet.bundle import Bundle
-from anchornet.cascade.protocol import stage_starts
+from anchornet.cascade.protocol import Cascade, Placement, stage_starts
 from anchornet.files import storage
 from anchornet.files.documents import read_json
 from anchornet.images.preprocess import Shaping
@@ -84,7 +85,9 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
     frontier = bundle.frontier
     if frontier is None:
         raise ValueError(f"bundle {config.bundle} has no frontier; run python -m jobs.calibrate first")
-    cascade = bundle.cascade()  # measures what each exit costs on the bundle's own networks
+    # Measures what each exit costs on the bundle's own networks.
+    cascade = bundle.cascade(Placement(embedding=config.output.embedding))
+    check_output(config, cascade)
     pools = config.pools_for(len(cascade.stages))
     folder = RunFolder(config.run.folder)
     per_image = config.budget.gflops_per_image or (config.budget.total_gflops or 0.0) / num_images
@@ -122,6 +125,20 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
         pools=pools,
         preprocessing=bundle.preprocessing,
     )
+
+
+def check_output(config: LabelConfig, cascade: Cascade[Any]) -> None:
+    """Raises ValueError for output that the cascade cannot give."""
+    output, silent = config.output, [exit.name for exit in cascade.exits if not exit.embedding]
+    if output.top_k > len(cascade.classes):
+        raise ValueError(
+            f"output.top_k is {output.top_k}, the bundle knows {len(cascade.classes)} classes; ask for at most so many"
+        )
+    if output.embedding and silent:
+        raise ValueError(
+            f"the bundle's system gives no embedding at exit {silent[0]}; set output.embedding to false, or let its steps "
+            f"hold one (docs/systems.md)"
+        )
 
 
 def policy_for_the_rest(

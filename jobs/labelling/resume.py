@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,7 @@ def identity(config: LabelConfig, bundle: Bundle) -> dict[str, Any]:
         "inference.precision": config.inference.precision,
         "input.max_pixels": config.input.max_pixels,
         "input.accept_truncated": config.input.accept_truncated,
+        "output": asdict(config.output),
     }
 
 

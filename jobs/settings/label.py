@@ -37,6 +37,21 @@ class BudgetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """What label rows hold beside the label."""
+
+    top_k: int = 0
+    """Column ``top``: so many of the most likely classes, each with its softmax, the likeliest first; 0 leaves it out."""
+    embedding: bool = False
+    """Column ``embedding``: what the head of the network at the exit taken was given, float16. Rows of one exit can be compared;
+    those of another exit come from another network."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        check_number("output.top_k", self.top_k, least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelConfig:
     """``jobs.label``: labels for a folder of images under a compute budget."""
 
@@ -45,6 +60,7 @@ class LabelConfig:
     """Calibrated bundle, folder or ``s3://``."""
     input: InputSettings
     budget: BudgetSettings
+    output: OutputSettings = field(default_factory=OutputSettings)
     pools: tuple[PoolSettings, ...] = ()
     """One pool of actors per stage of the bundle's cascade, in order; empty: by the size of the cluster."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)

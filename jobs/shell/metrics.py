@@ -2,8 +2,8 @@
 
 Ray puts ``ray_`` before each name, adds labels of its own (``NodeAddress``, ``SessionName``, ``WorkerId``) and serves them on the
 metrics port of the ledger's node. Of a histogram Ray 2.60 passes on how many values each bucket has, and makes the sum up from
-the buckets' middles: take quantiles of it, no means. Names end in their unit. Counters count since the start of the ledger's process, as
-Prometheus expects; a job that goes on starts them again.
+the buckets' middles: take quantiles of it, no means. Names end in their unit. Counters count since the start of the ledger's
+process, as Prometheus expects; a job that goes on starts them again.
 """
 
 from __future__ import annotations

@@ -75,11 +75,18 @@ def test_the_pipeline_equals_a_direct_call(workshop: Workshop, fixed: tuple[Path
     assert len(set(good["exit"].to_pylist())) > 1
 
 
-def test_actors_and_batches_change_nothing(workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path) -> None:
-    rows = run(workshop, tmp_path, "budget.mode=fixed", *SMALL, "pools.0.actors=2", "pools.1.actors=2")
+def test_actors_batches_and_what_is_asked_for_beside_change_no_label(
+    workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path
+) -> None:
+    pools = [*SMALL, "pools.0.actors=2", "pools.1.actors=2"]
+    rows = run(workshop, tmp_path, "budget.mode=fixed", "output.top_k=2", "output.embedding=true", *pools)
     same = ["image_id", "uri", "label", "label_id", "exit", "gflops", "boxes", "status", "error"]
     assert rows.select(same).equals(fixed[1].select(same))
     np.testing.assert_allclose(rows["score"].to_numpy(), fixed[1]["score"].to_numpy(), atol=1e-5)
+    for row in rows.to_pylist():
+        labelled = row["status"] == "ok"
+        assert [each["label"] for each in row["top"][:1]] == [row["label"]] if labelled else row["top"] is None
+        assert (row["embedding"] is not None and any(row["embedding"])) == labelled
 
 
 def test_running_again_changes_nothing(workshop: Workshop, fixed: tuple[Path, pa.Table]) -> None:

@@ -25,10 +25,24 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[2:] for line in re.findall(r"^python -m jobs\..*$", section, re.MULTILINE)]
 
 
+def tools_read_the_labels(run: Path, num_images: int) -> None:
+    """The README's one-liners, each on the labels of this run."""
+    section = (ROOT / "README.md").read_text().split("## What a label job writes")[1].split("\n## ")[0]
+    [block] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    counted = []
+    for line in block.splitlines():
+        tool = importlib.import_module(line.partition(".")[0])
+        found = eval(line.replace("RUN", str(run)), {tool.__name__: tool})  # the line as a reader would type it
+        counted.append(sum(row[1] for row in found.fetchall()) if tool.__name__ == "duckdb" else len(found))
+    assert counted == [num_images] * 3
+
+
 def test_the_whole_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split, count in (("train", 24), ("validation", 16), ("test", 12)):
         synthetic.write_dataset(tmp_path / "data" / split, count, seed=count)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging_face"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     seen = []
     for module, *arguments in commands():
         if module == "jobs.train":
@@ -52,4 +66,5 @@ def test_the_whole_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "jobs.evaluate",
     ]
     assert (tmp_path / "runs" / "label" / "report.json").exists()
+    tools_read_the_labels(tmp_path / "runs" / "label", 12)
     assert (tmp_path / "runs" / "evaluate" / "report.md").exists()

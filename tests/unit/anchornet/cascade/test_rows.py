@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from anchornet.cascade import rows as records
 from anchornet.cascade.rows import Layout, read_carried, with_carried
-from anchornet.cascade.standing import Standing
+from anchornet.cascade.standing import Extras, Standing
 
 LAYOUT: Layout = {
     "image": (np.dtype(np.uint8), (3, 3, 3)),
@@ -66,8 +67,9 @@ def test_an_array_of_another_shape_is_a_bug() -> None:
         with_carried(table, np.arange(2), {**arrays(2), "logits": np.zeros((2, 4), np.float32)}, LAYOUT)
 
 
+@pytest.mark.parametrize("extras", [Extras(), Extras(top_k=2, embedding=4)])
 @pytest.mark.parametrize("num_boxes", [0, 3])
-def test_a_standing_comes_back(num_boxes: int) -> None:
+def test_a_standing_comes_back(num_boxes: int, extras: Extras) -> None:
     generator = np.random.default_rng(1)
     standing = Standing(
         label_id=np.arange(5, dtype=np.int32),
@@ -75,11 +77,16 @@ def test_a_standing_comes_back(num_boxes: int) -> None:
         exit=np.array([-1, 0, 1, 2, 0], np.int16),
         macs=generator.integers(0, 1 << 40, 5),
         boxes=generator.integers(-1, 100, (5, num_boxes, 3)).astype(np.int16),
+        top_id=generator.integers(0, 9, (5, extras.top_k)).astype(np.int32),
+        top_probability=generator.random((5, extras.top_k)).astype(np.float32),
+        embedding=generator.random((5, extras.embedding)).astype(np.float16),
     )
     table = records.with_standing(pa.table({"image_id": np.arange(5)}), standing)
-    back = records.read_standing(pa.concat_tables([table.slice(0, 2), table.slice(2)]), num_boxes)
+    back = records.read_standing(pa.concat_tables([table.slice(0, 2), table.slice(2)]), num_boxes, extras)
+    assert back.extras == extras
     for name in Standing.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(back, name), getattr(standing, name))
+        assert getattr(back, name).dtype == getattr(standing, name).dtype
 
 
 def test_before_the_first_stage_every_standing_is_fresh() -> None:
@@ -103,7 +110,8 @@ def test_output_rows_say_what_became_of_each_image(data: st.DataObject) -> None:
     chosen = np.array(data.draw(st.lists(st.integers(0, 2), min_size=len(kinds), max_size=len(kinds))), np.int64)
     score = np.where([kind == "overflow" for kind in kinds], np.nan, np.where(reached, 0.75, -1)).astype(np.float32)
     boxes = np.where(np.arange(2)[:, None] < chosen[:, None, None], 5, -1).repeat(3, axis=2).astype(np.int16)
-    standing = Standing(
+    standing = replace(
+        Standing.fresh(len(kinds), 2),
         label_id=np.where(reached, 1, -1).astype(np.int32),
         score=score,
         exit=np.where(reached, 1, -1).astype(np.int16),
@@ -137,6 +145,26 @@ def test_output_rows_say_what_became_of_each_image(data: st.DataObject) -> None:
         assert {name: row[name] for name in whole} == (whole if kind == "labelled" else dict.fromkeys(whole))
         assert row["gflops"] == (1.5 if kind in {"labelled", "overflow"} else 0.0)  # what was computed was paid for
         assert row["boxes"] == ([{"top": 5, "left": 5, "size": 5}] * count or None)
+
+
+def test_what_was_asked_for_beside_the_label_comes_behind_it_and_is_null_without_one() -> None:
+    standing = Standing.fresh(3, 0, Extras(top_k=2, embedding=3))
+    standing.exit[:2], standing.label_id[:2], standing.score[:2] = [0, 1], [1, 0], [0.7, 0.9]
+    standing.top_id[:2] = [[1, 0], [0, 1]]
+    standing.top_probability[:2] = [[0.75, 0.25], [0.875, 0.125]]
+    standing.embedding[:2] = [[1, 2, 0], [3, 4, 5]]
+    columns = {"image_id": [0, 1, 2], "uri": ["a", "b", "c"], "status": ["ok"] * 3, "error": pa.nulls(3, pa.string())}
+    columns["along_embedding"] = ["x"] * 3
+    table = records.with_standing(pa.table(columns), standing)
+    rows = records.finish(table, ("ant", "bee"), ("small", "large"), None, (2, 3))
+    assert rows.schema.names == [*records.LABEL_SCHEMA.names, "top", "embedding", "input_embedding"]
+    assert {name: rows.schema.field(name).type for name in records.EXTRAS} == records.EXTRAS
+    assert rows["embedding"].to_pylist() == [[1, 2], [3, 4, 5], None]
+    assert rows["top"].to_pylist() == [
+        [{"label": "bee", "probability": 0.75}, {"label": "ant", "probability": 0.25}],
+        [{"label": "ant", "probability": 0.875}, {"label": "bee", "probability": 0.125}],
+        None,
+    ]
 
 
 def test_a_patch_in_the_corner_is_a_patch_and_rows_without_any_are_null() -> None:

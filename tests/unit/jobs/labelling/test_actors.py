@@ -12,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import torch
 from torch import Tensor, nn
 
 from anchornet.budget.exit_table import ExitTable
 from anchornet.budget.frontier import fit_frontier
 from anchornet.bundle import Bundle, assemble_bundle, load_bundle, write_calibration
+from anchornet.cascade.protocol import Placement
 from anchornet.cascade.rows import BUDGET_EXHAUSTED, LABEL_SCHEMA, work_table
 from anchornet.cascade.run import run_all_exits, run_cascade
+from anchornet.images.tensors import normalise
 from anchornet.ledger.ledger import Grant, Ledger, MemoryMark, Statement
 from anchornet.ledger.mark import MarkState
 from anchornet.ledger.plan import LedgerPlan
@@ -28,6 +31,7 @@ from anchornet.units import GIGA
 from jobs.labelling import purse_holder
 from jobs.labelling.actors import StageActor, StageWork
 from jobs.settings.common import InferenceSettings, PoolSettings
+from jobs.settings.label import OutputSettings
 from tests.tiny_bundle import TinyClassifier, save_tiny_models, tiny_cascade
 
 COUNT, SIZE = 12, 224
@@ -103,9 +107,9 @@ def a_ledger(
     return Local(Ledger(plan, MemoryMark(), mark))
 
 
-def actors(folder: str, ledger: Local) -> list[StageActor]:
-    pool, inference = PoolSettings(threads=1), InferenceSettings()
-    return [StageActor(StageWork(folder, stage, pool, inference, "run"), ledger) for stage in range(2)]
+def actors(folder: str, ledger: Local, output: OutputSettings | None = None) -> list[StageActor]:
+    pool, inference, output = PoolSettings(threads=1), InferenceSettings(), output or OutputSettings()
+    return [StageActor(StageWork(folder, stage, pool, inference, output, "run"), ledger) for stage in range(2)]
 
 
 def fresh_rows(images: np.ndarray, unreadable: tuple[int, ...] = ()) -> pa.Table:
@@ -147,6 +151,32 @@ def test_under_a_fixed_policy_labels_are_those_of_the_loop_in_one_process(bundle
     calibrated = bundle.calibrator
     assert calibrated is not None
     np.testing.assert_allclose(rows["confidence"].to_numpy(), calibrated(alone.score, alone.exit), atol=1e-5)
+
+
+def test_the_likeliest_classes_and_the_embedding_are_those_of_the_exit_taken(bundle_folder: str) -> None:
+    bundle, images = load_bundle(bundle_folder), blocks_of_colour(COUNT, seed=2)
+    plain = through(actors(bundle_folder, a_ledger(bundle, middle(bundle), fixed=True)), fresh_rows(images), batch=5)
+    asked = actors(bundle_folder, a_ledger(bundle, middle(bundle), fixed=True), OutputSettings(top_k=2, embedding=True))
+    rows = through(asked, fresh_rows(images, unreadable=(3,)), batch=5)
+    assert rows.schema.names == [*LABEL_SCHEMA.names, "top", "embedding"]
+    assert (rows["top"][3].as_py(), rows["embedding"][3].as_py()) == (None, None)
+    kept = [k for k in range(COUNT) if k != 3]
+    assert rows["label"].take(kept).equals(plain["label"].take(kept))
+    sizes = {each.name: each.embedding for each in bundle.cascade(Placement(embedding=True)).exits}
+    assert len(set(rows["exit"].to_pylist()) - {None}) > 1
+    for row in rows.take(kept).to_pylist():
+        first, second = row["top"]
+        assert first == {"label": row["label"], "probability": pytest.approx(row["score"], abs=1e-6)}
+        assert first["probability"] >= second["probability"] > 0
+        assert len(row["embedding"]) == sizes[row["exit"]]
+    first_exit = bundle.cascade().exits[0].name
+    pixels = normalise(torch.from_numpy(images).permute(0, 3, 1, 2))
+    features = bundle.networks["anchornet"](pixels).features.mean((2, 3)).detach().numpy()
+    for k in kept:
+        if rows["exit"][k].as_py() == first_exit:
+            found = np.array(rows["embedding"][k].as_py(), np.float32)
+            step = float(np.finfo(np.float16).smallest_subnormal)  # networks that were never trained say next to nothing
+            np.testing.assert_allclose(found, features[k].astype(np.float16), rtol=1e-3, atol=step)
 
 
 def test_the_ledger_hears_of_every_multiply_add_and_of_every_image(bundle_folder: str) -> None:

@@ -22,7 +22,7 @@ from jobs.labelling.actors import CALLS_IN_FLIGHT, StageActor, StageWork
 from jobs.labelling.plan import LabelPlan
 from jobs.resources.pools import pool_options
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings
-from jobs.settings.label import BudgetSettings, LabelConfig
+from jobs.settings.label import BudgetSettings, LabelConfig, OutputSettings
 from jobs.shell.run_folder import RunFolder
 from jobs.shell.worker_log import Telling
 
@@ -71,6 +71,7 @@ def config(folder: Path, cluster: ClusterSettings | None = None) -> LabelConfig:
         inference=InferenceSettings(precision="bfloat16"),
         cluster=cluster or ClusterSettings(),
         rows_per_file=77,
+        output=OutputSettings(top_k=2),
     )
 
 
@@ -107,6 +108,7 @@ def test_every_stage_has_its_pool_in_order(
             index,
             pool,
             InferenceSettings(precision="bfloat16"),
+            OutputSettings(top_k=2),
             RunFolder(str(tmp_path)).name,
         )
         assert options.pop("fn_constructor_args") == (work, LEDGER)

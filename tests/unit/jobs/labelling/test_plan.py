@@ -16,11 +16,12 @@ from anchornet.files import storage
 from anchornet.files.documents import write_json
 from anchornet.ledger.mark import MarkState
 from anchornet.units import GIGA
-from jobs.labelling.plan import check_resources, plan_label, process_names, with_pools
+from jobs.labelling.plan import check_output, check_resources, plan_label, process_names, with_pools
 from jobs.resources.capacity import Capacity, Resources
 from jobs.settings.common import ClusterSettings, PoolSettings, RunSettings
-from jobs.settings.label import BudgetSettings, LabelConfig
+from jobs.settings.label import BudgetSettings, LabelConfig, OutputSettings
 from jobs.shell.run_folder import RunFolder
+from tests.fake_cascade import FakeCascade
 from tests.tiny_bundle import made_up_table, tiny_bundle
 
 
@@ -113,6 +114,18 @@ class TestBudgetsFarOutOfRange:
 def test_a_bundle_without_frontier_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bundle b has no frontier; run python -m jobs\.calibrate first"):
         plan_label(config(tmp_path), replace(bundle, frontier=None), 50)
+
+
+def test_output_that_the_bundle_cannot_give_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    budget, classes = a_budget(bundle, 50), len(bundle.classes)
+    asked = OutputSettings(top_k=classes, embedding=True)
+    assert plan_label(config(tmp_path, budget=budget, output=asked), bundle, 50).num_images == 50
+    with pytest.raises(
+        ValueError, match=rf"output\.top_k is {classes + 1}, the bundle knows {classes} classes; ask for"
+    ):
+        plan_label(config(tmp_path, budget=budget, output=OutputSettings(top_k=classes + 1)), bundle, 50)
+    with pytest.raises(ValueError, match=r"gives no embedding at exit exit0; set output\.embedding to false"):
+        check_output(config(tmp_path, output=OutputSettings(embedding=True)), FakeCascade())
 
 
 def test_the_summary_says_what_a_person_wants_to_know(bundle: Bundle, tmp_path: Path) -> None:
