@@ -46,7 +46,11 @@ _STOP_WAIT_S = "60"
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the job; 2 when it cannot be sent as it is, 3 when the cluster does not answer, 130 after Ctrl-C."""
     arguments = argument_parser().parse_args(argv)
-    logging.getLogger("ray").setLevel(logging.ERROR)  # else every file that is left out gets a line
+    for name in (
+        "ray",
+        JobSubmissionClient.__module__,
+    ):  # else every file left out, and every end of a stream, gets a line
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         if arguments.command in JOBS:
             flags = [
@@ -54,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for flag in ("--dry-run", "--retry-failed")
                 if getattr(arguments, flag[2:].replace("-", "_"), False)
             ]
+            if shard := getattr(arguments, "shard", None):
+                flags += ["--shard", shard]
             entrypoint = entrypoint_of(arguments.command, arguments.config, arguments.set, flags)
             client = _client(arguments.address)
             identifier = _submit(client, arguments.command, entrypoint)
@@ -65,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         say(f"error: {error}")
         return REFUSED
-    except (ConnectionError, RuntimeError, RayError) as error:
+    except (OSError, RuntimeError, RayError) as error:
         say(f"error: {_readable(error, arguments.address)}")
         return UNREACHABLE
 
@@ -86,6 +92,7 @@ def argument_parser() -> argparse.ArgumentParser:
         if job == "label":
             each.add_argument("--dry-run", action="store_true", help="say what it would cost")
             each.add_argument("--retry-failed", action="store_true", help="try images again that failed")
+            each.add_argument("--shard", metavar="I/N", help="label the I-th of N equal parts of the input")
     for name, text in (("follow", "go on with the log of a job"), ("stop", "end a job")):
         commands.add_parser(name, parents=[shared], help=text).add_argument("id", help="as submit said it")
     return parser
@@ -142,8 +149,22 @@ def _submit(client: JobSubmissionClient, job: str, entrypoint: str) -> str:
             if _NOT_YET not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(AGAIN_S)
+        except OSError:  # the connection broke; the job may have arrived all the same
+            if _has_arrived(client, identifier):
+                break
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(AGAIN_S)
     say(f"submitted {identifier}: {entrypoint}")
     return identifier
+
+
+def _has_arrived(client: JobSubmissionClient, identifier: str) -> bool:
+    try:
+        client.get_job_status(identifier)
+    except (RuntimeError, OSError):
+        return False
+    return True
 
 
 def _followed(client: JobSubmissionClient, identifier: str, arguments: argparse.Namespace) -> int:

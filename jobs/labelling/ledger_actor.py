@@ -33,8 +33,6 @@ NAMESPACE = "anchornet"
 """Of the ledgers' names on a cluster, so that a second job in the same run folder meets the first one's."""
 _LEAVES_S = 30.0
 """Ray takes some seconds to end the ledger of a driver that died."""
-_METRICS_S = 1.0
-"""Between two looks at the ledger for the metrics."""
 
 
 class LedgerActor(Notes):
@@ -50,16 +48,11 @@ class LedgerActor(Notes):
             )
         self._ledger = Ledger.open(plan, mark, time.monotonic())
         self._metrics = JobMetrics(run_of(mark_uri).name, self._ledger.report())
-        self._measured_s = time.monotonic()
 
     def exchange(self, statement: Statement) -> Grant:
         """What a worker did, for what it may do next; see :meth:`anchornet.ledger.ledger.Ledger.exchange`."""
-        now_s = time.monotonic()
-        grant = self._ledger.exchange(statement, now_s)
+        grant = self._ledger.exchange(statement, time.monotonic())
         self._metrics.stated(statement)
-        if now_s - self._measured_s > _METRICS_S:
-            self._metrics.stands(self._ledger.report())
-            self._measured_s = now_s
         return grant
 
     def skip(self, image_ids: np.ndarray) -> None:
@@ -73,11 +66,12 @@ class LedgerActor(Notes):
     def close(self) -> None:
         """See :meth:`anchornet.ledger.ledger.Ledger.close`."""
         self._ledger.close()
-        self._metrics.stands(self._ledger.report())
 
     def report(self) -> dict[str, Any]:
-        """The ledger's report so far."""
-        return self._ledger.report()
+        """The ledger's report so far; the driver asks every few seconds, which also keeps the metrics there."""
+        report = self._ledger.report()
+        self._metrics.stands(report)
+        return report
 
 
 def answer(reference: ray.ObjectRef[Any], timeout_s: float | None = None) -> Any:

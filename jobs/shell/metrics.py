@@ -1,9 +1,10 @@
 """What a label job says of itself to Prometheus, through Ray: from the ledger's process alone, so that nothing counts twice.
 
 Ray puts ``ray_`` before each name, adds labels of its own (``NodeAddress``, ``SessionName``, ``WorkerId``) and serves them on the
-metrics port of the ledger's node. Of a histogram Ray 2.60 passes on how many values each bucket has, and makes the sum up from
-the buckets' middles: take quantiles of it, no means. Names end in their unit. Counters count since the start of the ledger's
-process, as Prometheus expects; a job that goes on starts them again.
+metrics port of the ledger's node. A gauge not set again is gone within half a minute. Of a histogram Ray 2.60 passes on
+how many values each bucket has, and makes the sum up from the buckets' middles: take quantiles of it, no means. Names end in their
+unit. Counters count since the start of the ledger's process, as Prometheus expects; a job that goes on has series of its own
+(``WorkerId``).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ GAUGES = {
     "anchornet_charged_gflops": "Spent so far, with what is permitted and not yet stated.",
     "anchornet_budget_left_gflops": "The budget less what is charged.",
     "anchornet_lost_gflops": "Charged for workers that died with their purse.",
-    "anchornet_images": "Images that this start of the job has to label.",
+    "anchornet_images_to_label": "Images that this start of the job has to label.",
     "anchornet_images_left": "Of these, images that no worker has named yet.",
     "anchornet_open_purses": "Workers that hold permission to compute.",
     "anchornet_ledger_starts": "Starts of the run's ledger: one per start of the job, and one each time Ray started it again.",
@@ -115,7 +116,7 @@ def standing(report: Mapping[str, Any]) -> dict[str, float]:
         "anchornet_charged_gflops": charged,
         "anchornet_budget_left_gflops": asked - charged,
         "anchornet_lost_gflops": report["lost_macs"] / GIGA,
-        "anchornet_images": float(report["num_images"]),
+        "anchornet_images_to_label": float(report["num_images"]),
         "anchornet_images_left": float(max(0, report["num_images"] - report["num_seen"])),
         "anchornet_open_purses": float(report["num_open"]),
         "anchornet_ledger_starts": float(report["num_starts"]),

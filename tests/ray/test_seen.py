@@ -23,6 +23,7 @@ from jobs.shell.worker_log import Telling
 from tests.heads import until
 
 WAIT_S = 60.0
+LONGER_THAN_A_GAUGE_LIVES_S = 35.0
 ROWS = 16
 
 
@@ -60,7 +61,7 @@ def test_every_metric_is_served_under_its_name_with_its_run(ledger: Any, mark: s
     purse.done(draw, np.arange(ROWS), ROWS * EXIT_MACS[0], [ROWS, *[0] * (len(EXIT_MACS) - 1)], 0, 0.5)
     ray.get(ledger.exchange.remote(purse.statement(0, 1.0)))
     ray.get(ledger.skip.remote(np.array([90])))
-    ray.get(ledger.close.remote())
+    ray.get(ledger.report.remote())
     run = run_of(mark).name
     seen: dict[str, dict[str, float]] = {}
 
@@ -82,6 +83,11 @@ def test_every_metric_is_served_under_its_name_with_its_run(ledger: Any, mark: s
     within = {float(re.findall(r'le="([^"]+)"', labels)[0]): value for labels, value in buckets.items()}
     assert (within[ROWS / 2], within[ROWS]) == (0, 1)
     assert {f"ray_{name}" for name in (*COUNTERS, *GAUGES)} <= set(seen)
+    joined = [labels for series in seen.values() for labels in series]  # alerts and dashboard join on these
+    assert all('WorkerId="' in labels and 'SessionName="' in labels for labels in joined)
+    # Ray lets go of a gauge that nobody sets; the driver asks for the report even while no worker says anything.
+    assert not until(lambda: ray.get(ledger.report.remote()) is None, LONGER_THAN_A_GAUGE_LIVES_S)
+    assert all_there()
 
 
 @ray.remote(num_cpus=0)

@@ -70,7 +70,7 @@ def work(ledger: Ledger, purse: Purse, ids: range, failed: int = 0) -> Any:
 
 
 def test_names_end_in_their_unit_and_say_what_they_are() -> None:
-    units = ("_total", "_gflops", "_seconds", "_rows", "_images", "_images_left", "_purses", "_starts")
+    units = ("_total", "_gflops", "_seconds", "_rows", "_images_left", "_images_to_label", "_purses", "_starts")
     assert all(name.startswith("anchornet_") and name.endswith(units) for name in NAMES)
     assert len(NAMES) == len(COUNTERS) + len(GAUGES) + len(HISTOGRAMS)
     assert all(name.endswith("_total") for name in COUNTERS)
