@@ -66,13 +66,16 @@ def report(
     luck = way("fitted, random patches", bundle, random, "fitted")
     parts = [
         f"{len(tables['validation'].image_id):,} calibration and {len(tables['test'].image_id):,} test photographs, "
-        f"{len(bundle.classes)} classes. Full network: {_accuracy(full_right_N)} for {full_gflops:.3f} GFLOPs.",
+        f"{len(bundle.classes)} classes. Full network: {_accuracy(full_right_N)} for {full_gflops:.3f} GFLOPs. "
+        f"{glance_alone(bundle, tables['test'], full_right_N)}",
         "Every image leaves at (test photographs; calibration error cross-fitted on calibration photographs):",
         "\n".join(exit_lines(rule, fitted)),
         "Along the frontier (test photographs):",
         "\n".join(frontier_lines([rule, fitted, dropped, luck])),
+        "What ships, fitted with exits dropped, against the full network (paired differences on the test photographs):",
+        "\n".join(against_full_lines(dropped, full_right_N, full_gflops)),
         as_good_as_full([rule, fitted, dropped], full_right_N, full_gflops),
-        " ".join(dropped.calibration.said) or "No exit was dropped.",
+        f"{' '.join(dropped.calibration.said) or 'No exit was dropped.'} {shipped_errors(dropped)}",
         "A recursive form, one running vector and two numbers per exit, against one weight per view and exit:",
         "\n".join(recursive_lines(bundle, tables, fitted)),
         f"Few calibration images: accuracy over the exits after the first, fitted minus sum, mean of {DRAWS} draws:",
@@ -129,6 +132,34 @@ def frontier_lines(ways: Sequence[Ways]) -> Iterator[str]:
         found = [judge(each.test, each.calibration.frontier, asked) for each in ways]
         cells = [f"{percent(one.right_N.mean())} ({one.gflops:.3f})" for one in found]
         yield line((f"{asked:.2f}", *cells, *(_difference(one.right_N, found[0].right_N) for one in found[1:])))
+
+
+def against_full_lines(each: Ways, full_right_N: np.ndarray, full_gflops: float) -> Iterator[str]:
+    """One line per spend: how many times less than the full network, and the paired difference to it."""
+    yield line(("GFLOPs asked", "spent", "times less than the full network", "accuracy - full network"))
+    yield line(["---"] * 4)
+    for asked in SPENDS:
+        found = judge(each.test, each.calibration.frontier, asked)
+        times = f"{full_gflops / found.gflops:.1f}"
+        yield line((f"{asked:.2f}", f"{found.gflops:.3f}", times, _difference(found.right_N, full_right_N)))
+
+
+def glance_alone(bundle: Bundle, test: ViewTable, full_right_N: np.ndarray) -> str:
+    """The glance without AnchorNet before it."""
+    cascade = bundle.as_built()
+    [exit] = [exit for exit in cascade.exits if exit.name == "glance"]
+    place = cascade.combination.views.index("glance")
+    assert test.label is not None
+    right_N = test.read(np.arange(len(test.label)), place + 1)[:, place].argmax(1) == test.label
+    against = _difference(right_N, full_right_N)
+    return f"Glance alone: {_accuracy(right_N)} for {exit.macs / GIGA:.3f} GFLOPs, {against} against the full network."
+
+
+def shipped_errors(each: Ways) -> str:
+    """Calibration error of every exit that is left, cross-fitted."""
+    errors = calibration_errors(each.calibration.combined.held)
+    said = [f"{name} {float(error['after']):.3f}" for name, error in zip(each.test.exits, errors, strict=True)]
+    return f"Calibration error of the exits that are left: {', '.join(said)}."
 
 
 def as_good_as_full(ways: Sequence[Ways], full_right_N: np.ndarray, full_gflops: float) -> str:

@@ -13,6 +13,7 @@ bundles are made and run by this project's own jobs, Lite2 alone too. Prints a M
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -104,6 +105,7 @@ def install(target: Path, packages: Sequence[str] = PACKAGES) -> Path:
     if not target.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), *packages]
         subprocess.run(pip, check=True)
+        importlib.invalidate_caches()  # Python remembers that a folder of PYTHONPATH was not there
     return target
 
 

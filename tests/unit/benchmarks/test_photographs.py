@@ -91,7 +91,9 @@ def test_the_report_has_every_table() -> None:
     )
     lines = text.splitlines()
     assert sum(line.startswith("| patch4 |") for line in lines) == 2  # exits, and the recursive form
-    assert sum(line.startswith("| 0.13 |") for line in lines) == 1
+    assert sum(line.startswith("| 0.13 |") for line in lines) == 2  # the frontiers, and against the full network
+    assert "Glance alone: " in lines[0] and " against the full network." in lines[0]
+    assert any("Calibration error of the exits that are left: anchor 0." in line for line in lines)
     assert "Dropped: exit glance." in text
     assert "fitted, exits dropped: from 0." in text
     assert any(line.startswith("| 100 | +") for line in lines)
