@@ -1,9 +1,9 @@
 """What a label job says of itself to Prometheus, through Ray: from the ledger's process alone, so that nothing counts twice.
 
-Ray puts ``ray_`` before each name, adds labels of its own (``NodeAddress``, ``SessionName``, ``WorkerId``) and serves them on the
-metrics port of the ledger's node. A gauge not set again is gone within half a minute. Of a histogram Ray 2.60 passes on
-how many values each bucket has, and makes the sum up from the buckets' middles: take quantiles of it, no means. Names end in their
-unit. Counters count since the start of the ledger's process, as Prometheus expects; a job that goes on has series of its own
+Ray puts ``ray_`` before each name, adds labels of its own (``NodeAddress``, ``SessionName``, ``WorkerId``) and serves them on
+the metrics port of the ledger's node. A gauge that is not set again is gone within half a minute. Of a histogram Ray 2.60 passes
+on how many values each bucket has, and makes the sum up from the buckets' middles: take quantiles of it, no means. Names end in
+their unit. Counters count since the start of the ledger's process, as Prometheus expects; a job that goes on has its own series
 (``WorkerId``).
 """
 
