@@ -63,7 +63,7 @@ def _session(cluster: ClusterSettings, log: Path) -> Iterator[None]:
         _connect(cluster)
         listen()
         yield
-    except (KeyboardInterrupt, ValueError, FolderTakenError):
+    except (KeyboardInterrupt, SystemExit, ValueError, FolderTakenError):
         raise
     except BaseException:
         logger.error("this failed while Ray was running; %s may say more", log)

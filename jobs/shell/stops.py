@@ -35,6 +35,10 @@ def terminable() -> Iterator[None]:
     listen()
     try:
         yield
+    except SystemExit as end:
+        if end.code == signal.SIGTERM:  # heard by the handler that ``ray.init`` puts in place before it has begun
+            raise Terminated from None
+        raise
     finally:
         if _in_main_thread():
             signal.signal(signal.SIGTERM, before)

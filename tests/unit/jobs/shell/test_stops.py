@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -27,6 +28,17 @@ def test_sigterm_is_heard_again_after_somebody_else_took_it() -> None:
         listen()
         with pytest.raises(Terminated):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_is_heard_while_somebody_else_has_it() -> None:
+    def leave(*_: object) -> None:  # what ray.init puts in place for the seconds that it takes
+        sys.exit(signal.SIGTERM)
+
+    with pytest.raises(Terminated), terminable():
+        signal.signal(signal.SIGTERM, leave)
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(SystemExit, match="2"), terminable():
+        sys.exit(2)
 
 
 def test_in_another_thread_nothing_is_changed() -> None:
