@@ -7,19 +7,22 @@ an outage alike into a null, and a user has to know which of them it was.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
 
 from anchornet.cascade import rows as records
 from anchornet.files import storage
-from anchornet.images.decode import ImageError, read_picture
-from anchornet.images.preprocess import Shaping
+from anchornet.images.decode import BYTES_PER_PIXEL, ImageError, read_picture
+from anchornet.images.preprocess import LARGEST_RESIZED, Shaping
 
 READ_THREADS = 16
+_RESIZED_BYTES = 2 * 4 * LARGEST_RESIZED
+"""What a long strip takes while it is resized: the result, and the pass along one side before it."""
 OFFSET = "offset"
 """Column that only images have which are a part of a file, such as a tar."""
 
@@ -67,19 +70,21 @@ class ReadAndDecode:
         rows = records.work_table(image_ids, uris, pixels, status, errors, self.preprocessing.shape)
         return records.with_columns(rows, records.along_columns(table))
 
-    def _contents(self, table: pa.Table) -> list[bytes | OSError]:
-        if CONTENT in table.column_names:
-            contents, troubles = table[CONTENT].to_pylist(), table[TROUBLE].to_pylist()
-            return [
-                content if trouble is None else ToldError(trouble)
-                for content, trouble in zip(contents, troubles, strict=True)
-            ]
-        return read_places(table, self.read_threads)
+    def _contents(self, table: pa.Table) -> Iterator[bytes | OSError]:
+        if CONTENT not in table.column_names:
+            yield from read_ahead(table, self.read_threads)
+            return
+        for content, trouble in zip(table[CONTENT], table[TROUBLE], strict=True):
+            yield ToldError(trouble.as_py()) if trouble.is_valid else content.as_py()
 
 
 def decode_memory_bytes(preprocessing: Shaping, max_pixels: int, batch_size: int) -> int:
-    """Heap that one read-and-decode task may need: the largest image in RGB, and its batch of shaped images."""
-    return 3 * max_pixels + math.prod(preprocessing.shape) * batch_size
+    """Heap that one read-and-decode task may need: for the largest image, for resizing a strip, and for its batch when shaped.
+
+    A largest image of the few kinds that need ``MOST_BYTES_PER_PIXEL`` is not planned for, nor are files so large that those
+    that wait to be decoded count (``read_threads`` of them at most).
+    """
+    return BYTES_PER_PIXEL * max_pixels + _RESIZED_BYTES + math.prod(preprocessing.shape) * batch_size
 
 
 def read_files(block: pa.Table, chunk_images: int) -> Iterator[tuple[pa.Table, list[bytes | OSError]]]:
@@ -91,10 +96,24 @@ def read_files(block: pa.Table, chunk_images: int) -> Iterator[tuple[pa.Table, l
 
 def read_places(table: pa.Table, threads: int) -> list[bytes | OSError]:
     """The content of each row's file, or of its part of a file (columns file, offset, size), or the error that it gave."""
+    return list(read_ahead(table, threads))
+
+
+def read_ahead(table: pa.Table, threads: int) -> Iterator[bytes | OSError]:
+    """What ``read_places`` gives, in order: up to ``threads`` files are read, or wait in memory, while the one before is used."""
+    if OFFSET in table.column_names:
+        places = zip(*(table[name].to_pylist() for name in ("file", OFFSET, "size")), strict=True)
+        reads = [partial(read_part, *place) for place in places]
+    else:
+        reads = [partial(read_or_error, uri) for uri in table["uri"].to_pylist()]
+    waiting: deque[Future[bytes | OSError]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        if OFFSET not in table.column_names:
-            return list(pool.map(read_or_error, table["uri"].to_pylist()))
-        return list(pool.map(read_part, *(table[name].to_pylist() for name in ("file", OFFSET, "size"))))
+        for read in reads:
+            if len(waiting) == threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(read))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_part(file: str, offset: int, size: int) -> bytes | OSError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,24 +20,48 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from anchornet.images.colours import to_rgb
-from anchornet.images.formats import FORMATS, ImageError, bare_png, damaged, format_of, not_supported, reason_of
+from anchornet.images.formats import (
+    FORMATS,
+    MOST_SCANS,
+    ImageError,
+    bare_png,
+    damaged,
+    format_of,
+    not_supported,
+    reason_of,
+    too_many_scans,
+)
 
-__all__ = ["MAX_PIXELS", "ImageError", "Picture", "decode", "read_picture"]
+__all__ = [
+    "BYTES_PER_PIXEL",
+    "MAX_PIXELS",
+    "MOST_BYTES_PER_PIXEL",
+    "ImageError",
+    "Picture",
+    "decode",
+    "read_picture",
+]
 
 MAX_PIXELS = 80_000_000
-"""Default limit of W x H: about 320 MB while an image is decoded. Pillow itself refuses more than 178,956,970."""
+"""Default limit of W x H. Pillow itself refuses more than 178,956,970."""
+BYTES_PER_PIXEL = 8
+"""Memory per pixel while a picture is decoded: 4 of Pillow's, 3 of RGB, and a few bands of rows."""
+MOST_BYTES_PER_PIXEL = 20
+"""The same of the kinds whose decoders keep more: JPEG 2000 20, WebP 16, progressive JPEG up to 12 (its coefficients), colour of
+16 bits with a transparent one 12, AVIF 10."""
 
 _ORIENTATION_TAG = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda rgb: rgb[:, ::-1],
+    3: lambda rgb: rgb[::-1, ::-1],
+    4: lambda rgb: rgb[::-1],
+    5: lambda rgb: rgb.swapaxes(0, 1),
+    6: lambda rgb: rgb[::-1].swapaxes(0, 1),
+    7: lambda rgb: rgb[::-1, ::-1].swapaxes(0, 1),
+    8: lambda rgb: rgb[:, ::-1].swapaxes(0, 1),
 }
-_DNG_VERSION, _SUBFILE_TYPE, _SUB_IFDS = 50706, 254, 330
+"""What undoes each orientation of EXIF, as a view."""
+_DNG_VERSION, _SUBFILE_TYPE, _SUB_IFDS, _TILE_WIDTH, _TILE_LENGTH = 50706, 254, 330, 322, 323
 """Tags of a TIFF."""
 _GREY, _MOSTLY_GREY = 128, 0.9
 """What a JPEG decoder makes of blocks that are missing, and the share of it at which a picture counts as missing."""
@@ -87,13 +111,18 @@ def read_picture(data: bytes, max_pixels: int = MAX_PIXELS, *, accept_truncated:
 
 
 def _upright(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    rgb, orientation = _as_stored(data, name, max_pixels)
+    return np.ascontiguousarray(_UPRIGHT[orientation](rgb)) if orientation in _UPRIGHT else rgb
+
+
+def _as_stored(data: bytes, name: str, max_pixels: int) -> tuple[NDArray[np.uint8], int]:
+    """RGB as it lies in the file, and its EXIF orientation; Pillow's own copy of the pixels is gone when this returns."""
     with Image.open(io.BytesIO(data), formats=(name,)) as image:
         _check_size(image, max_pixels)
         _refuse_raw(image)
+        _refuse_endless(image, data, name, max_pixels)
         image.load()
-        orientation = _orientation(image)
-        rgb = to_rgb(image, data)
-        return np.array(rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb)
+        return to_rgb(image, data), _orientation(image)
 
 
 def _beginning(data: bytes, name: str, max_pixels: int) -> NDArray[np.uint8]:
@@ -125,6 +154,21 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(f"too many pixels: {width} x {height} > {max_pixels}")
+
+
+def _refuse_endless(image: Image.Image, data: bytes, name: str, max_pixels: int) -> None:
+    """Refuse what takes far longer, or far more memory, than its pixels: a few bytes more are another pass over them all."""
+    if name == "JPEG" and too_many_scans(data):
+        raise ImageError(f"too many scans: more than {MOST_SCANS}")
+    if name == "TIFF":
+        width, height = (_number(image, tag) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+        if width * height > max_pixels:
+            raise ImageError(f"too many pixels: tiles of {width} x {height} > {max_pixels}")
+
+
+def _number(image: Image.Image, tag: int) -> int:
+    value = getattr(image, "tag_v2", {}).get(tag, 0)
+    return value if isinstance(value, int) else 0
 
 
 def _refuse_raw(image: Image.Image) -> None:

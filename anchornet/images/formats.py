@@ -70,6 +70,12 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _TILES = 256, 257, 
 """Tags of a TIFF."""
 _RARE_COMPRESSIONS = {34712, 34887, 34925, 50000, 50001}
 """JPEG 2000, LERC, LZMA, Zstandard, WebP: a libtiff may have been built without them."""
+MOST_SCANS = 500
+"""Passes over the pixels of a JPEG that are still decoded; encoders write some ten. libjpeg-turbo's own bound where it is
+given files that may be meant badly (``fuzz/``)."""
+_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_NEXT_MARKER = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")
+"""In coded pixels: 0 after FF stands for FF itself, D0 to D7 are restarts."""
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 
@@ -79,7 +85,8 @@ class ImageError(ValueError):
     Reasons: "empty file"; "not an image (JPEG, PNG, ... or AVIF)"; "not an image but a Git LFS pointer; ..."; "format HEIC
     is not supported (JPEG, ...)"; "format AVIF is not read by the installed Pillow; ..."; "unsupported kind of JPEG: 12 bits
     per sample" and the like of TIFF and BMP; "truncated or damaged JPEG"; "too many pixels: 12000 x 10000 > 80000000" (past
-    Pillow's own limit: "too many pixels: more than 178956970").
+    Pillow's own limit: "too many pixels: more than 178956970"); "too many pixels: tiles of 30000 x 30000 > 80000000"; "too many
+    scans: more than 500".
     """
 
 
@@ -183,6 +190,20 @@ def unusual_jpeg(data: bytes) -> str | None:
         else:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
+
+
+def too_many_scans(data: bytes) -> bool:
+    """Whether the first picture of a JPEG has more than MOST_SCANS scans: ten bytes may be one, and a pass over all pixels."""
+    if data.count(b"\xff\xda") <= MOST_SCANS:
+        return False
+    at, scans = 2, 0
+    while scans <= MOST_SCANS and (found := _NEXT_MARKER.search(data, at)):
+        marker, at = data[found.end() - 1], found.end()
+        if marker == _END_OF_IMAGE:
+            break
+        scans += marker == _SCAN
+        at += int.from_bytes(data[at : at + 2], "big")
+    return scans > MOST_SCANS
 
 
 def _unusual_tiff(data: bytes, *, of_any_compression: bool) -> str | None:

@@ -12,6 +12,7 @@ from anchornet.cascade.rows import image_layout, read_carried, wanting_rows
 from anchornet.data.reading import (
     ReadAndDecode,
     decode_memory_bytes,
+    read_ahead,
     read_files,
     read_or_error,
     shape_or_error,
@@ -125,4 +126,16 @@ def test_a_name_that_no_storage_can_have_is_an_error_like_any_other(tmp_path: Pa
 
 
 def test_a_task_declares_its_largest_image_and_its_batch() -> None:
-    assert decode_memory_bytes(Preprocessing(), 100_000_000, 64) == 3 * 100_000_000 + 3 * 224 * 224 * 64
+    resized = 8 * 16_000_000
+    assert decode_memory_bytes(Preprocessing(), 100_000_000, 64) == 8 * 100_000_000 + resized + 3 * 224 * 224 * 64
+
+
+def test_no_more_files_are_read_ahead_than_threads_read(tmp_path: Path) -> None:
+    files = [*write(tmp_path, **{name: name.encode() for name in "abcde"}).values()]
+    contents = read_ahead(manifest(files), 2)
+    assert next(contents) == b"a"
+    for file in files[2:]:  # a and b alone have been asked for
+        Path(file).unlink()
+    rest = list(contents)
+    assert rest[0] == b"b"
+    assert [type(each) for each in rest[1:]] == [FileNotFoundError] * 3
