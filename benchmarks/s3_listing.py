@@ -52,7 +52,9 @@ def arrow_threads(uri: str) -> Files:
 
 def boto3_threads(uri: str) -> Files:
     """What this project has."""
-    return s3_listing.list_objects(uri, attempts=storage.S3_ATTEMPTS, timeout_s=storage.REQUEST_TIMEOUT_S)
+    tables = s3_listing.list_objects(uri, attempts=storage.s3_attempts(), timeout_s=storage.REQUEST_TIMEOUT_S)
+    columns = ((table["uri"].to_pylist(), table["size"].to_pylist()) for table in tables)
+    return [entry for uris, sizes in columns for entry in zip(uris, sizes, strict=True)]
 
 
 WAYS: tuple[Callable[[str], Files], ...] = (arrow_chain, arrow_threads, boto3_threads)

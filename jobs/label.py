@@ -3,7 +3,7 @@
     python -m jobs.label --config jobs/configs/label.yaml --set budget.gflops_per_image=1.1
 
 Images stream from storage through one pool of actors per stage of the cascade; the same command in the same run folder
-goes on where it stopped.
+goes on where it stopped. ``--shard 2/4`` labels the second of four equal parts of the input, in a run folder of its own.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from jobs.shell.terminal import say
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when every image of the manifest has exactly one row."""
-    return run_job(LabelConfig, execute, __doc__, argv, flags=("dry_run", "retry_failed"))
+    flags, shorts = ("dry_run", "retry_failed"), {"shard": "input.shard"}
+    return run_job(LabelConfig, execute, __doc__, argv, flags, shorts)
 
 
 def execute(config: LabelConfig) -> int:
@@ -64,12 +65,12 @@ def execute(config: LabelConfig) -> int:
 def _run(config: LabelConfig, plan: LabelPlan) -> dict[str, Any]:
     """Label what remains; the report, written also when the pipeline fails."""
     folder = RunFolder(config.run.folder)
-    save_provenance(config)
-    drop_doubtful_commits(folder)
-    folder.forget_success()
     started = time.perf_counter()
     ledger = start_ledger(plan.ledger, folder.absolute.mark)
-    try:
+    try:  # from here on the run folder is this job's alone
+        save_provenance(config)
+        drop_doubtful_commits(folder)
+        folder.forget_success()
         if plan.remaining:
             run_pipeline(config, plan, ledger)
     except Exception as error:

@@ -5,39 +5,41 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from anchornet.data.parquet import along, joined, open_parquet
 from anchornet.data.reading import READ_THREADS
 from anchornet.files import storage
 from anchornet.files.kinds import PACKED, ending
+from anchornet.files.spool import AT_ONCE_ROWS, in_order
 
 URI_COLUMNS = ("uri", "url", "image_url", "path", "file_name")
 """Names of the column of names, the first that is there is taken."""
+_PLAIN = r"^(?:(?:s3|gs)://|(?:/[^/.][^/]*)+$)"
+"""A pattern (of RE2) for names that are absolute and in the one form of the project, which nearly all are."""
 
 
-def read_list(path: str, files: Sequence[str], uri_column: str | None, carry: Sequence[str]) -> pa.Table:
+def read_list(path: str, files: Sequence[str], uri_column: str | None, carry: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of all ``files`` of the list ``path``, in their order: column ``uri``, absolute where it can be, and ``along_*``.
 
     A name with a scheme that is not supported stays as it is: reading it will say so. Relative names lie beside the list, when
-    the first of them does or the list is in object storage, and else in the working directory. Raises ValueError for a list
-    that lacks a column, has rows without a name, or nothing but names that cannot be read.
+    the first of them does or the list is in object storage, and else in the working directory. Parquet is read in parts, a
+    file of text as a whole. Raises ValueError for a list that lacks a column, has rows without a name, or nothing but names
+    that cannot be read.
     """
     if not files:
-        return pa.table({"uri": pa.array([], pa.string())})
+        return
     read = _READERS.get(ending(files[0]), _read_parquet)
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        tables = list(pool.map(lambda file: _chosen(read(file, path), file, uri_column, carry), files))
-    table = joined(tables, files[0])
-    names = table["uri"].to_pylist()
-    _check_names(names, path)
-    return table.set_column(0, "uri", pa.array(_absolute(names, path), pa.string()))
+    names = _Names(path)
+    found = in_order(lambda file: _chosen(read(file, path), file, uri_column, carry), files, READ_THREADS)
+    yield from joined(names.checked(table for tables in found for table in tables), files[0])
 
 
 def find_uri_column(names: Sequence[str], wanted: str | None) -> str | None:
@@ -46,8 +48,8 @@ def find_uri_column(names: Sequence[str], wanted: str | None) -> str | None:
     return next((name for name in candidates if name in names), None)
 
 
-def _chosen(columns: _Columns, file: str, uri_column: str | None, carry: Sequence[str]) -> pa.Table:
-    """Column uri and the columns along, of one file."""
+def _chosen(columns: _Columns, file: str, uri_column: str | None, carry: Sequence[str]) -> Iterable[pa.Table]:
+    """Column uri and the columns along, of one file: at once when it has few rows, else as they are asked for."""
     names = columns.names
     name = find_uri_column(names, uri_column)
     if name is None:
@@ -61,8 +63,11 @@ def _chosen(columns: _Columns, file: str, uri_column: str | None, carry: Sequenc
             raise ValueError(
                 f"list {file} has no column {each!r} to go along (it has {', '.join(names[:20])}); mend input.carry_columns"
             )
-    table = columns.read([name, *(each for each in carry if each != name)])
-    return pa.table({"uri": _as_text(table[name], file, name), **along(table, carry)})
+    tables = (
+        pa.table({"uri": _as_text(table[name], file, name), **along(table, carry)})
+        for table in columns.read([name, *(each for each in carry if each != name)])
+    )
+    return list(tables) if columns.num_rows <= AT_ONCE_ROWS else tables
 
 
 def _as_text(column: pa.ChunkedArray, file: str, name: str) -> pa.ChunkedArray:
@@ -72,45 +77,75 @@ def _as_text(column: pa.ChunkedArray, file: str, name: str) -> pa.ChunkedArray:
     raise ValueError(f"list {file}: column {name!r} must be text, got {kind}; cast it, or set input.uri_column")
 
 
-def _check_names(names: Sequence[str | None], path: str) -> None:
-    empty = [row for row, name in enumerate(names, 1) if not (name or "").strip()]
-    if empty:
-        raise ValueError(
-            f"list {path} has {len(empty)} rows without a name of {len(names)}, the first is row {empty[0]}; remove them"
-        )
+class _Names:
+    """Makes the names of a list absolute, table by table, and remembers what is wrong with them."""
 
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._beside = storage.absolute(path).rstrip("/").rpartition("/")[0]
+        self._base = self._beside if storage.is_remote(path) else None
+        """The folder that relative names are in, empty for the working directory; None before the first of them."""
+        self._num_rows = 0
+        self._num_blank = self._first_blank = 0
+        self._num_strange, self._first_strange = 0, ""
 
-def _absolute(names: Sequence[str], path: str) -> list[str]:
-    """Every name as workers understand it; raises ValueError when that works for none."""
-    base = _base(names, path)
-    found, problems = [], 0
-    first = ""
-    for name in names:
+    def checked(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The tables with absolute names. Raises ValueError at the end when some have none, or not one can be read."""
+        for table in tables:
+            for start in range(0, len(table), AT_ONCE_ROWS):
+                some = table.slice(start, AT_ONCE_ROWS)
+                yield some.set_column(0, "uri", self._absolute(some["uri"]))
+        if self._num_blank:
+            raise ValueError(
+                f"list {self._path} has {self._num_blank} rows without a name of {self._num_rows}, the first is row "
+                f"{self._first_blank}; remove them"
+            )
+        if self._num_rows and self._num_strange == self._num_rows:
+            raise ValueError(
+                f"list {self._path}: not one of its {self._num_rows} rows can be read; row 1: {self._first_strange}"
+            )
+
+    def _absolute(self, column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+        plain = pc.fill_null(pc.match_substring_regex(column, _PLAIN), False)
+        if not pc.all(plain).as_py():
+            names = column.to_pylist()
+            for row in np.flatnonzero(~plain.to_numpy()):
+                names[row] = self._one(names[row], self._num_rows + int(row) + 1)
+            column = pa.array(names, pa.string())
+        self._num_rows += len(column)
+        return column
+
+    def _one(self, name: str | None, row: int) -> str:
+        """``name``, of the ``row``-th row of the list, as workers understand it."""
+        if name is None or not name.strip():
+            self._num_blank += 1
+            self._first_blank = self._first_blank or row
+            return ""
         try:
-            found.append(storage.absolute(storage.beside(base, name) if base else name))
+            return storage.absolute(self._placed(name))
         except ValueError as error:
-            found.append(name)
-            problems, first = problems + 1, first or str(error)
-    if names and problems == len(names):
-        raise ValueError(f"list {path}: not one of its {len(names)} rows can be read; row 1: {first}")
-    return found
+            self._num_strange += 1
+            self._first_strange = self._first_strange or str(error)
+            return name
 
-
-def _base(names: Sequence[str], path: str) -> str:
-    """The folder that relative names are in; empty for the working directory."""
-    beside = storage.absolute(path).rstrip("/").rpartition("/")[0]
-    if storage.is_remote(path):
-        return beside
-    first = next((name for name in names if storage.is_relative(name)), None)
-    return beside if first is not None and os.path.exists(f"{beside}/{first}") else ""
+    def _placed(self, name: str) -> str:
+        if not storage.is_relative(name):
+            return name
+        if self._base is None:
+            self._base = self._beside if os.path.exists(f"{self._beside}/{name}") else ""
+        return storage.beside(self._base, name) if self._base else name
 
 
 class _Columns:
-    """The columns of one file of a list, which are read when they have been chosen."""
+    """The columns of one file of a list, which are read when they have been chosen, in one table or in several."""
 
-    def __init__(self, names: Sequence[str], read: Callable[[Sequence[str]], pa.Table]) -> None:
+    def __init__(
+        self, names: Sequence[str], read: Callable[[Sequence[str]], Iterable[pa.Table]], num_rows: int = 0
+    ) -> None:
         self.names = list(names)
         self.read = read
+        self.num_rows = num_rows
+        """Of Parquet, which can be read in parts; 0 for text, which cannot."""
 
 
 def _read_parquet(file: str, path: str) -> _Columns:
@@ -119,13 +154,13 @@ def _read_parquet(file: str, path: str) -> _Columns:
     with open_parquet(file) as opened:
         names, num_rows = opened.schema_arrow.names, opened.metadata.num_rows
 
-    def read(wanted: Sequence[str]) -> pa.Table:
+    def read(wanted: Sequence[str]) -> Iterator[pa.Table]:
         with open_parquet(file) as opened:
-            table = opened.read(columns=[name for name in wanted if name in names])
-        constant = {name: pa.array([folders[name]] * num_rows, pa.string()) for name in wanted if name not in names}
-        return pa.table({name: constant.get(name, table[name] if name in names else None) for name in wanted})
+            for batch in opened.iter_batches(AT_ONCE_ROWS, columns=[name for name in wanted if name in names]):
+                part = {name: pa.array([text] * len(batch), pa.string()) for name, text in folders.items()}
+                yield pa.table({name: batch[name] if name in names else part[name] for name in wanted})
 
-    return _Columns([*names, *(name for name in folders if name not in names)], read)
+    return _Columns([*names, *(name for name in folders if name not in names)], read, num_rows)
 
 
 def _folder_columns(file: str, path: str) -> dict[str, str]:
@@ -159,7 +194,7 @@ def _lines(file: str) -> Iterator[tuple[int, str]]:
 def _read_lines(file: str, path: str) -> _Columns:
     """A name per line; blank lines count for nothing."""
     names = pa.array([line for _, line in _lines(file)], pa.string())
-    return _Columns(["uri"], lambda wanted: pa.table({"uri": names}))
+    return _Columns(["uri"], lambda wanted: [pa.table({"uri": names})])
 
 
 def _read_csv(file: str, path: str) -> _Columns:
@@ -174,7 +209,7 @@ def _read_csv(file: str, path: str) -> _Columns:
         table = pacsv.read_csv(pa.BufferReader(data), parse_options=options, convert_options=texts)
     except pa.ArrowInvalid as error:
         raise ValueError(f"list {file} is no table that can be read ({error}); mend it") from error
-    return _Columns(table.column_names, table.select)
+    return _Columns(table.column_names, lambda wanted: [table.select(wanted)])
 
 
 def _read_json(file: str, path: str) -> _Columns:
@@ -182,8 +217,8 @@ def _read_json(file: str, path: str) -> _Columns:
     rows = list(_json_rows(file))
     names = list(dict.fromkeys(name for row in rows for name in row))
 
-    def read(wanted: Sequence[str]) -> pa.Table:
-        return pa.table({name: _json_column([row.get(name) for row in rows], file, name) for name in wanted})
+    def read(wanted: Sequence[str]) -> list[pa.Table]:
+        return [pa.table({name: _json_column([row.get(name) for row in rows], file, name) for name in wanted})]
 
     return _Columns(names, read)
 

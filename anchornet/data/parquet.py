@@ -8,7 +8,7 @@ without it their decimal text does, and -1 means that an image is not labelled.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from anchornet.cascade.rows import ALONG
 from anchornet.data.listing import UNLABELLED, DatasetSettings, Listing, chosen_rows, class_names, labelled_rows
 from anchornet.data.reading import READ_THREADS, read_or_error
 from anchornet.files import storage
+from anchornet.files.spool import AT_ONCE_ROWS, Spool, in_order
 
 _LFS_POINTER = b"version https://git-lfs"
 """What a file of Git LFS begins with as long as nobody has fetched its content."""
@@ -56,21 +57,25 @@ def list_parquet(files: list[str], settings: DatasetSettings, classes: tuple[str
     return Listing(blocks=[blocks[i] for i in order], classes=classes, read=read, rows_are_files=False)
 
 
-def list_rows(files: Sequence[str], image_column: str, carry: Sequence[str]) -> pa.Table:
+def list_rows(files: Sequence[str], image_column: str, carry: Sequence[str]) -> Iterator[pa.Table]:
     """A row per image of ``files``, in their order: columns uri, file, row_group, row, and those along."""
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        return joined(list(pool.map(partial(_rows_of_file, image_column=image_column, carry=carry), files)), files[0])
+    read = partial(_rows_of_file, image_column=image_column, carry=carry)
+    return joined((table for tables in in_order(read, files, READ_THREADS) for table in tables), files[0])
 
 
-def joined(tables: Sequence[pa.Table], first_file: str) -> pa.Table:
-    """The tables of several files as one; raises ValueError when a column that goes along has types that do not agree."""
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ValueError(
-            f"{first_file} and the files after it hold a column in different types ({error}); write them alike, or leave "
-            f"it out of input.carry_columns"
-        ) from error
+def joined(tables: Iterable[pa.Table], first_file: str) -> Iterator[pa.Table]:
+    """The tables of several files, in the same types, once all are there; raises ValueError where types do not agree."""
+    with Spool() as spool:
+        for table in tables:
+            spool.add(table)
+        try:
+            schema = spool.schema()
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(
+                f"{first_file} and the files after it hold a column in different types ({error}); write them alike, or leave "
+                f"it out of input.carry_columns"
+            ) from error
+        yield from spool.tables(schema=schema)
 
 
 def along(table: pa.Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
@@ -82,20 +87,27 @@ def along(table: pa.Table, names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     }
 
 
-def _rows_of_file(uri: str, image_column: str, carry: Sequence[str]) -> pa.Table:
+def _rows_of_file(uri: str, image_column: str, carry: Sequence[str]) -> Iterable[pa.Table]:
+    """The rows of a file, at once when they are few, else row group by row group as they are asked for."""
     with open_parquet(uri) as file:
         _check_columns(file.schema_arrow, uri, image_column, *carry)
         _check_images(file.schema_arrow.field(image_column).type, uri, image_column)
-        sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-        further = file.read(columns=list(carry)) if carry else pa.table({})
-    num_rows = sum(sizes)
-    places = {
-        "uri": pa.array([f"{uri}#{row}" for row in range(num_rows)], pa.string()),
-        "file": pa.array([uri] * num_rows, pa.string()),
-        "row_group": pa.array(np.repeat(np.arange(len(sizes)), sizes).astype(np.int64)),
-        "row": pa.array(np.concatenate([np.zeros(0, np.int64), *map(np.arange, sizes)]).astype(np.int64)),
-    }
-    return pa.table({**places, **along(further, carry)})
+        few = file.metadata.num_rows <= AT_ONCE_ROWS
+    groups = _rows_of_groups(uri, carry)
+    return [pa.concat_tables(groups)] if few and file.num_row_groups else groups
+
+
+def _rows_of_groups(uri: str, carry: Sequence[str]) -> Iterator[pa.Table]:
+    with open_parquet(uri) as file:
+        first = 0
+        for number in range(file.num_row_groups):
+            size = file.metadata.row_group(number).num_rows
+            names = [f"{uri}#{row}" for row in range(first, first + size)]
+            places = {"uri": pa.array(names, pa.string()), "file": pa.array([uri] * size, pa.string())}
+            numbers = {"row_group": np.full(size, number, np.int64), "row": np.arange(size, dtype=np.int64)}
+            further = file.read_row_group(number, columns=list(carry)) if carry else pa.table({})
+            yield pa.table({**places, **numbers, **along(further, carry)})
+            first += size
 
 
 def holds_images(schema: pa.Schema, column: str) -> bool:

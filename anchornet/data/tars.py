@@ -7,6 +7,7 @@ permuted one by one like any other files.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,8 +29,10 @@ from anchornet.data.listing import (
     class_names,
     labelled_rows,
 )
+from anchornet.data.parquet import joined
 from anchornet.data.reading import OFFSET, READ_THREADS, read_files
 from anchornet.files import storage
+from anchornet.files.spool import AT_ONCE_ROWS, in_order
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif")
 KEY = "key"
@@ -65,14 +68,33 @@ class Sample:
         return fields.get(column) if isinstance(fields, dict) else None
 
 
-def list_samples(files: Sequence[str], carry: Sequence[str]) -> pa.Table:
-    """A row per image of the tars, in their order: columns uri, file, offset, size, and those along."""
-    samples = _samples_of(files, {"json", *carry} if set(carry) - {KEY} else set())
-    along = {name: [sample.value(name) for sample in samples] for name in carry}
-    for name, values in along.items():
-        if samples and all(value is None for value in values):
-            raise ValueError(f"no sample of {files[0]} has {name!r} to go along; mend input.carry_columns")
-    return pa.table({**_places(samples), **{ALONG + name: _column(values, name) for name, values in along.items()}})
+def list_samples(files: Sequence[str], carry: Sequence[str]) -> Iterator[pa.Table]:
+    """A row per image of the tars, in their order: columns uri, file, offset, size, and those along.
+
+    Raises ValueError for a column that no sample has, or that holds values of several types.
+    """
+    wanted = {"json", *carry} if set(carry) - {KEY} else set()
+    found = in_order(partial(_rows, wanted=wanted, carry=carry), files, READ_THREADS)
+    return joined(_with_all_of(carry, itertools.chain.from_iterable(found), files[0]), files[0])
+
+
+def _rows(uri: str, wanted: set[str], carry: Sequence[str]) -> list[pa.Table]:
+    samples, tables = _samples(uri, wanted), []
+    while some := list(itertools.islice(samples, AT_ONCE_ROWS)):
+        along = {ALONG + name: _column([sample.value(name) for sample in some], name) for name in carry}
+        tables.append(pa.table({**_places(some), **along}))
+    return tables
+
+
+def _with_all_of(carry: Sequence[str], tables: Iterable[pa.Table], first_file: str) -> Iterator[pa.Table]:
+    """The same tables; raises ValueError at their end when a column has been null throughout."""
+    missing, num_rows = list(carry), 0
+    for table in tables:
+        missing = [name for name in missing if table[ALONG + name].null_count == len(table)]
+        num_rows += len(table)
+        yield table
+    if num_rows and missing:
+        raise ValueError(f"no sample of {first_file} has {missing[0]!r} to go along; mend input.carry_columns")
 
 
 def list_tars(files: Sequence[str], settings: DatasetSettings, classes: tuple[str, ...] | None, seed: int) -> Listing:
@@ -130,21 +152,21 @@ def _column(values: list[Any], name: str) -> pa.Array:
 
 def _samples_of(files: Sequence[str], wanted: set[str]) -> list[Sample]:
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        return [sample for samples in pool.map(partial(_samples, wanted=wanted), files) for sample in samples]
+        return [sample for samples in pool.map(lambda uri: list(_samples(uri, wanted)), files) for sample in samples]
 
 
-def _samples(uri: str, wanted: set[str]) -> list[Sample]:
+def _samples(uri: str, wanted: set[str]) -> Iterator[Sample]:
     """Samples of a tar that have an image, with those of their other members whose ending is wanted."""
     file_system, path = storage.resolve(uri)
     with file_system.open_input_file(path) as file:
         if not file.size():
-            return []
+            return
         _check_end(file, uri)
         try:
             # In object storage every read is a request: better few large ones, though they bring most of the images too.
             buffer = _REMOTE_BUFFER_BYTES if storage.is_remote(uri) else io.DEFAULT_BUFFER_SIZE
             with tarfile.open(fileobj=io.BufferedReader(file, buffer), mode="r:") as archive:
-                return list(_grouped(_members(archive, wanted), uri))
+                yield from _grouped(_members(archive, wanted), uri)
         except tarfile.TarError as error:
             raise ValueError(f"{uri} is no tar that can be read ({error}); write it again, or unpack it") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -65,10 +65,10 @@ def write_parquet(uri: str, table: pa.Table) -> None:
     storage.write_bytes(uri, buffer.getvalue())
 
 
-def read_parquet(uri: str) -> pa.Table:
-    """The whole Parquet file at ``uri``, read by this thread alone.
+def read_parquet(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The Parquet file at ``uri``, all its ``columns`` or some, read by this thread alone.
 
     Arrow's threads may let go of memory that Python owns when the process is already ending, which kills it
     (docs/surprises.md).
     """
-    return pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri))).read(use_threads=False)
+    return pq.ParquetFile(pa.BufferReader(storage.read_bytes(uri))).read(columns, use_threads=False)

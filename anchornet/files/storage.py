@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from anchornet.files.local_listing import HIDDEN, walk
+from anchornet.files.kinds import NO_DATA, is_hidden, without_hidden
+from anchornet.files.local_listing import KINDS, LeftOut, tables_of, walk
 from anchornet.files.s3.listing import list_objects
 from anchornet.files.s3.objects import is_object, is_odd, read_object
 from anchornet.files.waiting import says_when_it_waits
@@ -42,7 +44,6 @@ _DENIED = ("ACCESS_DENIED", "Forbidden", "403", "PERMISSION_DENIED")
 """What an answer to somebody who may not ask has in it."""
 _KNOWN_BUCKETS: list[tuple[pafs.FileSystem, str]] = []
 """Buckets that were seen, so that each is asked for once; with their client, so that another server is another bucket."""
-_NO_DATA = {"_SUCCESS", "_temporary", "_metadata", "_common_metadata"}
 WRITES_SMALL_FILES_WHOLE = int(pa.__version__.split(".")[0]) >= 21
 """Whether this Arrow can write a small file in one PUT; an older one uploads in parts, as whole but slower."""
 REQUEST_TIMEOUT_S = 60.0
@@ -225,46 +226,35 @@ def list_files(uri: str) -> list[tuple[str, int]]:
 
 
 def list_visible(uri: str) -> list[str]:
-    """Every file below the folder ``uri`` that is meant as data, sorted by name; what is left out is counted in a warning.
+    """All the names of :func:`visible_tables`."""
+    return [name for table in visible_tables(uri) for name in table["uri"].to_pylist()]
 
-    Left out are files and folders whose name begins with a dot, what Spark and Arrow write beside data (``_SUCCESS`` and its
-    like, without a warning), and locally what :func:`local_listing.walk` cannot follow. A camera's ``_MG_1234.JPG`` is data.
-    Data may be millions of objects, so S3 is asked by several requests at a time. Raises FileNotFoundError when the folder
-    does not exist, ValueError for a local name that is not UTF-8.
+
+def visible_tables(uri: str) -> Iterator[pa.Table]:
+    """Every file below the folder ``uri`` that is meant as data, sorted by name, some thousands at a time: column ``uri``.
+
+    Left out, and counted in a warning at the end, are files and folders whose name begins with a dot, what Spark and Arrow
+    write beside data (``_SUCCESS`` and its like, without a warning), and locally what :func:`local_listing.walk` cannot follow.
+    A camera's ``_MG_1234.JPG`` is data. Data may be millions of objects, so S3 is asked by several requests at a time, and what
+    it answers is never in memory as a whole. Raises FileNotFoundError when the folder does not exist, ValueError for a local
+    name that is not UTF-8, both when the first table is asked for.
     """
     require_bucket(uri)
     root = absolute(uri).rstrip("/") or "/"
-    if not is_remote(root):
-        files, left_out = walk(root, _is_hidden)
+    left_out = LeftOut(NO_DATA)
+    if is_remote(root):
+        yield from without_hidden(_remote_tables(root), len(root) + 1, left_out)
     else:
-        inside = len(root) + 1
-        every = _remote_files(root)
-        files = [file for file in every if not any(map(_is_hidden, file[inside:].split("/")))]
-        left_out = {HIDDEN: sorted({_hidden_part(file, inside) for file in set(every) - set(files)})}
-    for kind, names in left_out.items():
-        names = [name for name in names if name.rpartition("/")[2] not in _NO_DATA]
-        if names:
-            log.warning("below %s %d %s left out, such as %s", uri, len(names), kind, ", ".join(names[:3]))
-    return files
+        yield from tables_of(walk(root, is_hidden, left_out))
+    for kind in KINDS:
+        if count := left_out.count[kind]:
+            log.warning("below %s %d %s left out, such as %s", uri, count, kind, ", ".join(left_out.names[kind]))
 
 
-def _remote_files(root: str) -> list[str]:
+def _remote_tables(root: str) -> Iterator[pa.Table]:
     if root.startswith("s3://"):
-        found = list_objects(root, attempts=s3_attempts(), timeout_s=REQUEST_TIMEOUT_S)
-    else:
-        found = list_files(root)
-    return [file for file, _ in found]
-
-
-def _hidden_part(file: str, inside: int) -> str:
-    """The name of a hidden file, up to the first of its folders that is hidden."""
-    parts = file[inside:].split("/")
-    first = next(position for position, part in enumerate(parts) if _is_hidden(part))
-    return file[:inside] + "/".join(parts[: first + 1])
-
-
-def _is_hidden(name: str) -> bool:
-    return name in _NO_DATA or (name.startswith(".") and name not in (".", ".."))
+        return list_objects(root, attempts=s3_attempts(), timeout_s=REQUEST_TIMEOUT_S)
+    return tables_of(file for file, _ in list_files(root))
 
 
 def is_outage(error: OSError, uri: str) -> bool:

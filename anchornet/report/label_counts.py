@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anchornet.files import storage
+from anchornet.ledger.seen import SeenImages
 from anchornet.units import GIGA
 
 _COLUMNS = ["image_id", "status", "error", "exit", "gflops"]
@@ -49,13 +50,17 @@ class LabelCounts:
 
 
 def count_labels(folder: str, num_images: int) -> LabelCounts:
-    """The counts of all label files below ``folder`` against a manifest of ids 0 .. num_images - 1."""
-    counts, rows_of_image = LabelCounts(), np.zeros(num_images, np.int32)
+    """The counts of all label files below ``folder`` against a manifest of ``num_images`` images, whatever their ids.
+
+    A byte per image, of the whole listing where the manifest is a part of it.
+    """
+    counts, seen = LabelCounts(), SeenImages([0], num_images)
     for table in label_tables(folder, _COLUMNS):
         counts.add(table)
-        np.add.at(rows_of_image, table["image_id"].to_numpy(), 1)
-    counts.missing = int((rows_of_image == 0).sum())
-    counts.repeated = int(np.maximum(rows_of_image - 1, 0).sum())
+        seen.add(0, np.unique(table["image_id"].to_numpy()))
+    [distinct] = seen.counts
+    counts.missing = num_images - distinct
+    counts.repeated = counts.rows - distinct
     return counts
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -51,9 +51,15 @@ class GroupedRows(ManifestRows):
         self._fewest_rows = fewest_rows
 
     def get_read_tasks(self, parallelism: int, *arguments: Any, **named: Any) -> list[ReadTask]:
-        """The rows travel with their task: they are read here, on the driver."""
-        pieces = [piece for uri in self._uris for table in _read(uri) for piece in grouped(table, self._fewest_rows)]
-        return [ReadTask(partial(list, [piece]), _metadata(*piece["file"].unique().to_pylist())) for piece in pieces]
+        """A task knows the file of the manifest and which of its rows; where groups begin is looked up here, on the driver."""
+        tasks = []
+        for uri in self._uris:
+            first = 0
+            for piece in grouped(read_parquet(uri, ["file", ROW_GROUP]), self._fewest_rows):
+                read = partial(_read_piece, uri, first, len(piece))
+                tasks.append(ReadTask(read, _metadata(*piece["file"].unique().to_pylist())))
+                first += len(piece)
+        return tasks
 
 
 class RowGroupContents:
@@ -81,6 +87,16 @@ def in_row_groups(uris: Sequence[str]) -> bool:
 
 def _read(uri: str) -> list[pa.Table]:
     return [read_parquet(uri)]
+
+
+def _read_piece(uri: str, first: int, num_rows: int) -> list[pa.Table]:
+    return [_manifest_file(uri).slice(first, num_rows)]
+
+
+@lru_cache(maxsize=1)
+def _manifest_file(uri: str) -> pa.Table:
+    """A file of the manifest, kept for the next task that this process has, which is likely to want another piece of it."""
+    return read_parquet(uri)
 
 
 def _metadata(*uris: str) -> BlockMetadata:

@@ -16,7 +16,7 @@ import ray
 
 from anchornet.bundle import Bundle
 from anchornet.cascade.rows import OK
-from anchornet.data.manifest import ROW_GROUP, read_manifest, write_manifest
+from anchornet.data.manifest import ROW_GROUP, read_manifest, read_rows, write_manifest
 from anchornet.data.reading import ReadAndDecode
 from anchornet.files import storage
 from anchornet.files.documents import write_json
@@ -61,8 +61,8 @@ def _sample(config: LabelConfig, plan: LabelPlan) -> tuple[LabelConfig, LabelPla
     """The same job over a few images drawn by the run's seed, with the planned policy frozen."""
     run = RunFolder(config.run.folder)
     folder = run.at("dry_run", time.strftime("%Y%m%dT%H%M%S"))
-    chosen = np.random.default_rng(config.run.seed).permutation(plan.num_images)[:SAMPLE_IMAGES]
-    table = read_manifest(run.manifest).take(pa.array(np.sort(chosen)))
+    random, size = np.random.default_rng(config.run.seed), min(SAMPLE_IMAGES, plan.num_images)
+    table = read_rows(run.manifest, np.sort(random.choice(plan.num_images, size, replace=False)))
     write_manifest(RunFolder(folder).manifest, table)
     ledger = replace(plan.ledger, num_images=len(table), fixed_policy=plan.policy)
     sample = replace(plan, num_images=len(table), num_labelled=0, ledger=ledger)

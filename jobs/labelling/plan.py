@@ -110,7 +110,7 @@ def plan_label(config: LabelConfig, bundle: Bundle, num_images: int) -> LabelPla
         exit_macs=tuple(exit.macs for exit in cascade.exits),
         stage_starts=stage_starts(cascade),
         frontier=frontier,
-        id_limit=num_images,
+        id_limit=num_images * config.input.part[1],  # ids are positions in the whole listing
         session=uuid.uuid4().hex,
         fixed_policy=policy if config.budget.mode == "fixed" else None,
     )

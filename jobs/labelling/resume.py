@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from anchornet.bundle import Bundle
 from anchornet.cascade.rows import FAILED
+from anchornet.data.reading import READ_THREADS
 from anchornet.files import storage
 from anchornet.files.documents import read_json, write_json
 from anchornet.ledger.ledger import TAKEN_OVER, FileMark
@@ -42,13 +44,18 @@ def count_labelled(run: RunFolder) -> int:
     folder = run.finished_ids
     if not storage.exists(folder):
         return 0
-    count, uris = 0, [uri for uri, _ in storage.list_files(folder)]
-    for uri in uris:
-        if uri.endswith(".parquet") and not uri.endswith(_PENDING) and _pending(uri) not in uris:
-            file_system, path = storage.resolve(uri)
-            with file_system.open_input_file(path) as file:
-                count += pq.read_metadata(file).num_rows
-    return count
+    uris = {uri for uri, _ in storage.list_files(folder)}
+    whole = [
+        uri for uri in uris if uri.endswith(".parquet") and not uri.endswith(_PENDING) and _pending(uri) not in uris
+    ]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return sum(pool.map(_num_rows, whole))
+
+
+def _num_rows(uri: str) -> int:
+    file_system, path = storage.resolve(uri)
+    with file_system.open_input_file(path) as file:
+        return int(pq.read_metadata(file).num_rows)
 
 
 def drop_doubtful_commits(run: RunFolder) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from ray.exceptions import RayError
@@ -27,6 +28,7 @@ def run_job(
     doc: str | None,
     argv: Sequence[str] | None,
     flags: Sequence[str] = (),
+    shorts: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """The exit code of a job: parse, validate, then ``execute(config)``.
 
@@ -34,11 +36,13 @@ def run_job(
     a run folder in which another job works are 3; Ctrl-C is 130, SIGTERM 143; everything else propagates with its traceback.
     ``execute`` calls ``save_provenance`` once it has accepted the configuration.
 
-    flags: names of top-level booleans that get a switch of their own (``--dry-run``).
+    flags: names of top-level booleans that get a switch of their own (``--dry-run``). shorts: switches that take a value, and the
+    setting that each stands for (``--shard 1/4``).
     """
     configure_logging()
-    arguments = _parser(cls, doc, flags).parse_args(argv)
+    arguments = _parser(cls, doc, flags, shorts).parse_args(argv)
     switched = [f"{flag}=true" for flag in flags if getattr(arguments, flag)]
+    switched += [f"{shorts[name]}={value}" for name in shorts if (value := getattr(arguments, name)) is not None]
     try:
         config = configuration.load_config(cls, arguments.config, [*arguments.set, *switched])
         with terminable(), lines_of(RunFolder(run.folder).name if (run := getattr(config, "run", None)) else ""):
@@ -66,7 +70,7 @@ def run_job(
         return INTERRUPTED
 
 
-def _parser(cls: type, doc: str | None, flags: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(cls: type, doc: str | None, flags: Sequence[str], shorts: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=doc, epilog=settings_text(cls), formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -74,4 +78,6 @@ def _parser(cls: type, doc: str | None, flags: Sequence[str]) -> argparse.Argume
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="override one value")
     for flag in flags:
         parser.add_argument(f"--{flag.replace('_', '-')}", action="store_true", help=f"the same as --set {flag}=true")
+    for name, setting in shorts.items():
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"the same as --set {setting}=VALUE")
     return parser

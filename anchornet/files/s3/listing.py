@@ -2,8 +2,9 @@
 
 A listing of S3 is a chain: an answer holds at most 1,000 keys, and the next request needs the last of them. What breaks the
 chain is ``Delimiter="/"``: it names the subfolders without their content. They cut the keys into ranges, and each range is
-listed by a thread of its own. Which subfolders were seen decides how fast it goes, never what is found: the ranges cover every
-key there can be. Servers that do not answer in the order of the keys' bytes (S3's directory buckets) cannot be listed so.
+listed by a thread of its own, whose answers wait in a spool for their turn. Which subfolders were seen decides how fast it
+goes, never what is found: the ranges cover every key there can be. Servers that do not answer in the order of the keys' bytes
+(S3's directory buckets) cannot be listed so.
 
 boto3 is imported by the first listing, so that nobody else waits for it.
 """
@@ -19,6 +20,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from anchornet.files.spool import Spool
 
 Entry = tuple[str, int]
 """Key of an object, its size in bytes."""
@@ -63,8 +69,9 @@ class _Folder:
         return answer
 
 
-def list_objects(uri: str, *, attempts: int, timeout_s: float, page_keys: int = PAGE_KEYS) -> list[tuple[str, int]]:
-    """Every object below the folder ``uri`` as (uri, size in bytes), sorted by name; empty ``folder/`` markers are left out.
+def list_objects(uri: str, *, attempts: int, timeout_s: float, page_keys: int = PAGE_KEYS) -> Iterator[pa.Table]:
+    """Every object below the folder ``uri``, sorted by name, an answer at a time: columns uri and size (bytes); empty
+    ``folder/`` markers are left out.
 
     Each request is tried ``attempts`` times and given up after ``timeout_s`` without a byte. Raises FileNotFoundError when
     nothing begins with the folder's name (a whole bucket may be empty), OSError when the server refuses or does not answer.
@@ -73,24 +80,40 @@ def list_objects(uri: str, *, attempts: int, timeout_s: float, page_keys: int = 
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     bucket, _, path = uri.removeprefix("s3://").rstrip("/").partition("/")
     prefix = path + "/" if path else ""
-    with storage_errors(f"listing {uri}"):
-        entries = _list_ranges(_Folder(client(endpoint, region, attempts, timeout_s), bucket, prefix, page_keys))
-    if prefix and not entries:
-        raise FileNotFoundError(f"folder {uri} does not exist: no object of bucket {bucket} begins with {prefix!r}")
-    return sorted((f"s3://{bucket}/{key}", size) for key, size in entries if size or not key.endswith("/"))
+    with Spool() as spool:
+        with storage_errors(f"listing {uri}"):
+            folder = _Folder(client(endpoint, region, attempts, timeout_s), bucket, prefix, page_keys)
+            num_ranges = _spool_ranges(folder, spool)
+        if prefix and not spool.num_rows:
+            raise FileNotFoundError(f"folder {uri} does not exist: no object of bucket {bucket} begins with {prefix!r}")
+        for number in range(num_ranges):
+            for page in spool.tables(number):
+                marker = pc.and_(pc.equal(page["size"], 0), pc.ends_with(page["key"], "/"))
+                page = page.filter(pc.invert(marker))
+                uris = pc.binary_join_element_wise(f"s3://{bucket}/", page["key"], "")
+                yield pa.table({"uri": uris, "size": page["size"]})
 
 
-def _list_ranges(folder: _Folder) -> list[Entry]:
-    """All objects of the folder; a single request when they fit into one answer."""
+def _spool_ranges(folder: _Folder, spool: Spool) -> int:
+    """Put all objects of the folder into ``spool``, range after range; how many those are, one when all fit into an answer."""
     entries, more = folder.page()
+    _spool_page(spool, 0, entries)
     if not more:
-        return entries
+        return 1
     last = entries[-1][0]
     with ThreadPoolExecutor(THREADS) as pool:
         cuts = [cut for cut in _cuts(folder, pool) if cut > last]
         cuts = _thinned(cuts, entries)
-        parts = pool.map(_list_range, [folder] * (len(cuts) + 1), [last, *cuts], [*cuts, None])
-        return entries + [entry for part in parts for entry in part]
+        ends = zip([last, *cuts], [*cuts, None], strict=True)
+        ranges = [pool.submit(_list_range, folder, *span, spool, number) for number, span in enumerate(ends, 1)]
+        for each in ranges:
+            each.result()
+    return 1 + len(ranges)
+
+
+def _spool_page(spool: Spool, number: int, entries: Sequence[Entry]) -> None:
+    keys, sizes = zip(*entries, strict=True) if entries else ((), ())
+    spool.add(pa.table({"key": pa.array(keys, pa.string()), "size": pa.array(sizes, pa.int64())}), number)
 
 
 def _cuts(folder: _Folder, pool: ThreadPoolExecutor) -> list[str]:
@@ -117,15 +140,13 @@ def _thinned(cuts: Sequence[str], sample: Sequence[Entry]) -> list[str]:
     return list(cuts[:: -(-len(cuts) // ranges)])
 
 
-def _list_range(folder: _Folder, after: str, end: str | None) -> list[Entry]:
-    """The objects behind the key ``after``, up to and with ``end``; None stands for the folder's end."""
-    entries: list[Entry] = []
+def _list_range(folder: _Folder, after: str, end: str | None, spool: Spool, number: int) -> None:
+    """Put the objects behind the key ``after``, up to and with ``end`` (None: the folder's end), into ``spool``."""
     more = True
     while more and (end is None or after < end):
         page, more = folder.page(after)
-        entries += page
         after = page[-1][0] if page else after
-    return [entry for entry in entries if end is None or entry[0] <= end]
+        _spool_page(spool, number, page if end is None else [entry for entry in page if entry[0] <= end])
 
 
 @cache

@@ -122,6 +122,23 @@ def command(bundle: str, folder: Path, *settings: str) -> list[str]:
     return [part for value in values for part in ("--set", value)]
 
 
+def test_the_parts_of_an_input_are_jobs_of_their_own_that_label_every_image_once(
+    world: World, bundle: str, tmp_path: Path
+) -> None:
+    ids = []
+    for which in range(1, 5):
+        run = f"{tmp_path}/run{which}"
+        told = [*command(bundle, tmp_path, f"run.folder={run}"), "--shard", f"{which}/4"]
+        assert label.main(told) == label.main(told) == 0
+        found = json.loads((Path(run) / "report.json").read_text())
+        part = pq.read_table(f"{run}/labels")["image_id"].to_pylist()
+        assert (found["images"], found["missing"], found["repeated"], found["complete"]) == (len(part), 0, 0, True)
+        ids += part
+    assert sorted(ids) == list(range(IMAGES))
+    assert world.pipelines == 4
+    assert label.main([*command(bundle, tmp_path, f"run.folder={tmp_path}/run5"), "--shard", "4/3"]) == 2
+
+
 def report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run" / "report.json").read_text())
 

@@ -49,6 +49,11 @@ def train_config(**values: Any) -> TrainConfig:
         (InputSettings, {"path": ""}, "input.path is empty; give a folder"),
         (DatasetSettings, {"path": " "}, "the path of a data set is empty; give a folder of class folders, or Parquet"),
         (InputSettings, {"path": "i", "limit": 0}, "input.limit must be > 0 or null, got 0"),
+        (
+            InputSettings,
+            {"path": "i", "shard": "3/2"},
+            "input.shard must be I/N, the I-th of N parts .* got '3/2'; say 1/4",
+        ),
         (InputSettings, {"path": "i", "max_pixels": 0}, "input.max_pixels must be > 0, got 0"),
         (InputSettings, {"path": "i", "decode_cpus": 0}, "input.decode_cpus must be > 0, got 0"),
         (InputSettings, {"path": "i", "read_threads": 0}, "input.read_threads must be > 0, got 0"),

@@ -9,13 +9,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from anchornet.data.inputs import InputSettings, list_input
+from anchornet.data import inputs, lists, parquet, tars
+from anchornet.data.inputs import InputSettings, input_tables, list_input
 from anchornet.data.manifest import manifest_table
 from anchornet.data.reading import ReadAndDecode
 from anchornet.files import storage
 from anchornet.images.preprocess import Preprocessing
-from tests.small_images import encode
+from tests.small_images import encode, write_parquet
+from tests.unit.anchornet.data.test_tars import shard, write_tar
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -348,6 +352,75 @@ def test_numbers_that_cannot_work_are_refused(name: str) -> None:
 def test_an_empty_path_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"input\.path is empty; give a folder"):
         InputSettings(path=path)
+
+
+class TestManyRows:
+    """A listing comes in parts, and is the same whatever their size."""
+
+    @pytest.fixture
+    def small_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(inputs, "BATCH_ROWS", 4)
+        for module in (lists, parquet, tars):
+            monkeypatch.setattr(module, "AT_ONCE_ROWS", 3)
+
+    @pytest.fixture
+    def places(self, tmp_path: Path) -> list[tuple[str, tuple[str, ...]]]:
+        """Inputs of every kind with the columns of theirs that go along."""
+        write(tmp_path / "folder", *(f"{k}/{k}.jpg" for k in range(11)))
+        uris = [f"/{k}.jpg" for k in range(7)]
+        for name in ("a", "b"):
+            (tmp_path / "list").mkdir(exist_ok=True)
+            pq.write_table(
+                pa.table({"uri": uris, "n": range(7)}), tmp_path / "list" / f"{name}.parquet", row_group_size=5
+            )
+        (tmp_path / "l.txt").write_text("\n".join(uris))
+        write_parquet(str(tmp_path / "images.parquet"), 11, group_rows=4)
+        write_tar(tmp_path / "t.tar", shard(0, 7))
+        kinds = {"folder": (), "list": ("n",), "l.txt": (), "images.parquet": ("label",), "t.tar": ("key", "sku")}
+        return [(str(tmp_path / name), carry) for name, carry in kinds.items()]
+
+    def test_they_come_in_parts(
+        self, places: list[tuple[str, tuple[str, ...]]], request: pytest.FixtureRequest
+    ) -> None:
+        all_settings = [InputSettings(path=path, carry_columns=carry) for path, carry in places]
+        whole = [list_input(settings) for settings in all_settings]
+        assert [len(list(input_tables(settings))) for settings in all_settings] == [1] * 5
+        request.getfixturevalue("small_parts")
+        for settings, expected in zip(all_settings, whole, strict=True):
+            tables = list(input_tables(settings))
+            assert {len(table) for table in tables[:-1]} == {4}
+            assert pa.concat_tables(tables).equals(expected)
+            limited = list(
+                input_tables(InputSettings(path=settings.path, carry_columns=settings.carry_columns, limit=5))
+            )
+            assert [len(table) for table in limited] == [4, 1]
+            assert pa.concat_tables(limited).equals(expected.slice(0, 5))
+
+    def test_rows_without_a_name_are_counted_over_all_parts(self, small_parts: None, tmp_path: Path) -> None:
+        write_list(tmp_path / "a.parquet", uri=["/0", "/1", "/2", "/3", None])
+        write_list(tmp_path / "b.parquet", uri=["/5", " "])
+        with pytest.raises(ValueError, match="has 2 rows without a name of 7, the first is row 5"):
+            list(input_tables(InputSettings(path=str(tmp_path))))
+
+    def test_one_name_that_can_be_read_is_enough(self, small_parts: None, tmp_path: Path) -> None:
+        names = [f"http://h/{k}" for k in range(8)]
+        assert listed(write_list(tmp_path / "l.parquet", uri=[*names, "/a.jpg"])) == [*names, "/a.jpg"]
+        with pytest.raises(ValueError, match=r"not one of its 8 rows can be read; row 1: storage 'http://h/0'"):
+            listed(write_list(tmp_path / "l.parquet", uri=names))
+
+    def test_the_first_relative_name_decides_for_all_parts(self, small_parts: None, tmp_path: Path) -> None:
+        write(tmp_path, "x/4.jpg")
+        names = [f"/{k}.jpg" for k in range(4)] + [f"x/{k}.jpg" for k in range(4, 9)]
+        expected = names[:4] + [f"{tmp_path}/{name}" for name in names[4:]]
+        assert listed(write_list(tmp_path / "l.parquet", uri=names)) == expected
+
+
+@given(st.text("ab./~: ü\n", max_size=8).map(lambda tail: "/" + tail) | st.text("s3g:/.a~", max_size=9))
+def test_names_that_pass_for_plain_are_in_the_projects_form(name: str) -> None:
+    if pa.compute.match_substring_regex(pa.array([name]), lists._PLAIN)[0].as_py():
+        assert storage.absolute(name) == name
+        assert name.strip()
+        assert not storage.is_relative(name)
 
 
 class TestSharedCases:

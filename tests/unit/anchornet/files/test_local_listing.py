@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -13,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from anchornet.files import storage
-from anchornet.files.local_listing import BROKEN, HIDDEN, ODD, TWICE, UNREADABLE, walk
+from anchornet.files import local_listing, storage
+from anchornet.files.local_listing import BROKEN, HIDDEN, ODD, TWICE, UNREADABLE, LeftOut, walk
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -30,12 +31,19 @@ def link(at: Path, to: str | Path) -> None:
 
 
 def listed(folder: Path) -> list[str]:
-    return [name.removeprefix(f"{folder}/") for name in walk(str(folder), lambda name: name.startswith("."))[0]]
+    found = walk(str(folder), lambda name: name.startswith("."), LeftOut())
+    return [name.removeprefix(f"{folder}/") for name in found]
+
+
+def every_file(folder: Path) -> list[str]:
+    return list(walk(str(folder), lambda name: False, LeftOut()))
 
 
 def left_out(folder: Path) -> dict[str, list[str]]:
-    _, found = walk(str(folder), lambda name: name.startswith("."))
-    return {kind: [name.removeprefix(f"{folder}/") for name in names] for kind, names in found.items()}
+    found = LeftOut()
+    list(walk(str(folder), lambda name: name.startswith("."), found))
+    assert {kind: len(names) for kind, names in found.names.items()} == found.count  # few enough to be named all
+    return {kind: [name.removeprefix(f"{folder}/") for name in names] for kind, names in found.names.items()}
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
@@ -86,7 +94,7 @@ def test_links_to_files_are_files(tmp_path: Path) -> None:
 def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     write(tmp_path / "v7", "a.jpg")
     link(tmp_path / "newest", "v7")
-    assert walk(str(tmp_path / "newest"), lambda name: False)[0] == [f"{tmp_path}/newest/a.jpg"]
+    assert every_file(tmp_path / "newest") == [f"{tmp_path}/newest/a.jpg"]
 
 
 def test_what_is_no_file_is_named_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +151,9 @@ def test_a_folder_that_is_all_clean_says_nothing(tmp_path: Path, caplog: pytest.
 
 def test_a_missing_folder_and_a_file_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        walk(str(tmp_path / "nowhere"), lambda name: False)
+        every_file(tmp_path / "nowhere")
     with pytest.raises(NotADirectoryError, match="file"):
-        walk(str(write(tmp_path, "file") / "file"), lambda name: False)
+        every_file(write(tmp_path, "file") / "file")
 
 
 TREES = st.lists(st.sampled_from(["a", "b", "a/a", "a/b", "b/a", "b/a/a"]), unique=True, max_size=6)
@@ -162,8 +170,39 @@ def test_whatever_the_links_each_file_is_listed_once(
     for number, (place, targets) in enumerate(links):
         (root / place).mkdir(parents=True, exist_ok=True)
         link(root / place / f"link{number}", root / (targets[0] if targets else ""))
-    found = walk(str(root), lambda name: False)[0]
+    found = every_file(root)
+    assert found == sorted(found)
     assert len({Path(name).resolve() for name in found}) == len(found) == len(folders)
+
+
+NAMES = st.lists(
+    st.text(st.sampled_from("aB-./ü~ #\U0001f600\ufffd"), min_size=1, max_size=7).filter(
+        lambda name: not {"", ".", ".."} & set(name.split("/"))
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=NAMES, chunk=st.integers(1, 5))
+def test_the_order_is_that_of_the_sorted_paths(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], chunk: int
+) -> None:
+    root, made = tmp_path_factory.mktemp("tree"), set()
+    for name in names:
+        with contextlib.suppress(FileExistsError, IsADirectoryError, NotADirectoryError):  # a file where a folder is
+            write(root, name)
+            made.add(f"{root}/{name}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_listing, "CHUNK", chunk)
+        assert every_file(root) == sorted(made)
+
+
+def test_of_many_that_are_left_out_the_first_are_named_and_all_are_counted() -> None:
+    left = LeftOut({"_SUCCESS"})
+    for name in ("/d", "/b", "/_SUCCESS", "/a", "/c"):
+        left.add(HIDDEN, name)
+    assert (left.count, left.names) == ({HIDDEN: 4}, {HIDDEN: ["/a", "/b", "/c"]})
 
 
 def test_the_shared_links(shared_data: Path, tmp_path: Path) -> None:

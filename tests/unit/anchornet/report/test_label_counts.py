@@ -44,6 +44,13 @@ def test_repeated_rows_are_told_from_missing_ones(tmp_path: Path) -> None:
     assert (counts.rows, counts.missing, counts.repeated) == (4, 2, 2)
 
 
+def test_ids_of_a_part_of_the_listing_may_be_larger_than_its_size(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", rows(*((image_id, "ok", None, "glance", 0.1) for image_id in (9, 1, 5))))
+    write(tmp_path, "b.parquet", rows((1, "ok", None, "glance", 0.1)))
+    counts = count_labels(str(tmp_path), 4)
+    assert (counts.rows, counts.missing, counts.repeated) == (4, 1, 1)
+
+
 def test_integers_come_back_from_gflops() -> None:
     assert int(540_877_402_764 / 1e9 * 1e9) == 540_877_402_763  # rounding down loses one
     macs = [60_028_600, 1, 540_877_402_764, 9_007_199_254_740_991 // 4, 850_300_000]

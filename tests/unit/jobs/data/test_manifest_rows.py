@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from anchornet.data import manifest
 from anchornet.data.inputs import InputSettings, list_input
 from anchornet.data.manifest import manifest_files, manifest_table, write_manifest
 from jobs.data.manifest_rows import GroupedRows, ManifestRows, RowGroupContents, in_row_groups
@@ -45,6 +46,19 @@ def test_tasks_hold_whole_row_groups(tmp_path: Path) -> None:
     assert all(len(piece) >= 4 for piece in pieces[:-1])
     assert [piece["row_group"][0] != pieces[0]["row_group"][0] for piece in pieces] == [False, True]
     assert tasks[0].metadata.input_files == (str(tmp_path / "d.parquet"),)
+
+
+def test_tasks_find_their_rows_in_every_file_of_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "ROWS_PER_FILE", 5)
+    _, table = grouped_manifest(tmp_path)
+    tasks = GroupedRows(manifest_files(str(tmp_path / "manifest")), 1).get_read_tasks(1)
+    assert len(tasks) > 4  # groups that a file ends in are cut
+    assert (
+        pa.concat_tables(piece for task in reversed(tasks) for piece in task())
+        .sort_by("image_id")
+        .equals(table.sort_by("image_id"))
+    )
+    assert pa.concat_tables(piece for task in tasks for piece in task()).equals(table)
 
 
 def test_a_manifest_of_files_is_in_no_row_groups(tmp_path: Path) -> None:

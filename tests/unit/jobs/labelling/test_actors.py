@@ -175,7 +175,9 @@ def test_the_likeliest_classes_and_the_embedding_are_those_of_the_exit_taken(bun
     for k in kept:
         if rows["exit"][k].as_py() == first_exit:
             found = np.array(rows["embedding"][k].as_py(), np.float32)
-            step = float(np.finfo(np.float16).smallest_subnormal)  # networks that were never trained say next to nothing
+            step = float(
+                np.finfo(np.float16).smallest_subnormal
+            )  # networks that were never trained say next to nothing
             np.testing.assert_allclose(found, features[k].astype(np.float16), rtol=1e-3, atol=step)
 
 

@@ -132,7 +132,7 @@ def test_images_are_decoded_in_blocks_of_the_first_batch_and_never_inside_an_act
     assert (decode.preprocessing, decode.max_pixels, decode.read_threads) == (plan.preprocessing, 1000, 3)
     assert decode.accept_truncated
     assert (options["num_cpus"], options["batch_size"]) == (0.75, None)
-    assert options["memory"] == 3 * 1000 + 3 * 96 * 96 * POOLS[0].batch_size
+    assert options["memory"] == 8 * 1000 + 8 * 16_000_000 + 3 * 96 * 96 * POOLS[0].batch_size
     assert "memory" not in first_stage  # what asks for the same as its neighbour is fused with it
 
 

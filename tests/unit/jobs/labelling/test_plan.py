@@ -64,6 +64,12 @@ def test_a_fresh_run_has_everything_before_it(bundle: Bundle, tmp_path: Path) ->
     assert plan.exits == ("anchor", "glance", "patch1", "patch2", "patch3", "patch4")
 
 
+def test_the_ledger_of_a_part_knows_ids_of_the_whole_listing(bundle: Bundle, tmp_path: Path) -> None:
+    part = InputSettings(path="i", shard="2/4")
+    plan = plan_label(config(tmp_path, budget=a_budget(bundle, 50), input=part), bundle, 50)
+    assert (plan.ledger.num_images, plan.ledger.id_limit) == (50, 200)
+
+
 def test_a_resumed_run_plans_the_rest_with_the_rest(bundle: Bundle, tmp_path: Path) -> None:
     fresh = plan_label(config(tmp_path, budget=a_budget(bundle, 50)), bundle, 50)
     started_before(tmp_path, rows=20, spent_macs=round(0.4 * fresh.budget_macs))

@@ -87,6 +87,13 @@ def test_the_command_line_becomes_the_configuration_and_the_answer_the_exit_code
     assert seen == [wanted]
 
 
+def test_a_switch_with_a_value_stands_for_a_setting() -> None:
+    seen: list[Little] = []
+    for argv in (["--large", "3"], []):
+        assert run_job(Little, lambda config: seen.append(config) or 0, None, argv, shorts={"large": "size"}) == 0
+    assert seen == [Little(size=3), Little()]
+
+
 def test_a_file_is_read_before_what_is_set(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("size: 5\n")
     seen: list[Little] = []

@@ -34,9 +34,12 @@ def test_sigterm_is_heard_while_somebody_else_has_it() -> None:
     def leave(*_: object) -> None:  # what ray.init puts in place for the seconds that it takes
         sys.exit(signal.SIGTERM)
 
-    with pytest.raises(Terminated), terminable():
+    def told_meanwhile() -> None:
         signal.signal(signal.SIGTERM, leave)
         os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated), terminable():
+        told_meanwhile()
     with pytest.raises(SystemExit, match="2"), terminable():
         sys.exit(2)
 
