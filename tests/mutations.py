@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tests.bad_images import encoded, photo
 
@@ -18,17 +20,17 @@ _NUM_ORIGINALS = 12
 
 
 def originals(shared: Path | None, seed: int = 0) -> list[bytes]:
-    """JPEGs and PNGs to mutate: photographs of the shared data where ``shared`` is its folder, else made ones; and PNGs of each.
+    """Files to mutate: JPEGs, one of them progressive, and a small PNG of each in one mode or another.
 
-    Half of them are JPEGs, one of these progressive.
+    They are photographs of the shared data where ``shared`` is its folder, else made.
     """
-    whole = [] if shared is None else _photographs(shared, seed)
-    pictures = [photo(seed + number, 300, 220) for number in range(_NUM_ORIGINALS)]
-    whole = whole or [encoded(picture, "JPEG", quality=85) for picture in pictures]
-    small = [picture.resize((120, 90)) for picture in pictures]
+    made = (photo(seed + number, 300, 220) for number in range(_NUM_ORIGINALS))
+    whole = [encoded(picture, "JPEG", quality=85) for picture in made] if shared is None else _photographs(shared, seed)
+    pictures = [Image.open(io.BytesIO(data)) for data in whole]
     modes = ("RGB", "RGBA", "P", "L", "LA", "1")
-    pngs = [encoded(picture.convert(modes[n % len(modes)]), "PNG") for n, picture in enumerate(small)]
-    return [*whole, encoded(pictures[0], "JPEG", progressive=True), *pngs]
+    small = [picture.resize((120, 90)).convert(modes[n % len(modes)]) for n, picture in enumerate(pictures)]
+    progressive = encoded(pictures[0], "JPEG", progressive=True)
+    return [*whole, progressive, *(encoded(picture, "PNG") for picture in small)]
 
 
 def _photographs(shared: Path, seed: int) -> list[bytes]:

@@ -13,7 +13,7 @@ from tests.workshop import Workshop
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
-OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (anchornet|jobs)[.\w]* (INFO|WARNING) .+")
+OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<run>\S+-[0-9a-f]{6}) (anchornet|jobs)[.\w]* (INFO|WARNING) .+")
 PLAN_LINE = re.compile(r"(images|budget|plan|accuracy) +.+")
 
 
@@ -28,7 +28,9 @@ def test_the_terminal_shows_the_job_and_nothing_of_ray(workshop: Workshop, tmp_p
     finished = label(workshop, tmp_path)
     assert finished.returncode == 0, finished.stderr
     lines = finished.stderr.splitlines()
-    assert [line for line in lines if not OWN_LINE.fullmatch(line) and not PLAN_LINE.fullmatch(line)] == []
+    own = [OWN_LINE.fullmatch(line) for line in lines]
+    assert [line for line, match in zip(lines, own, strict=True) if not match and not PLAN_LINE.fullmatch(line)] == []
+    assert len({match["run"] for match in own if match}) == 1
     assert sum("what it says itself goes to" in line for line in lines) == 1
     assert "ledger has died" not in finished.stderr
     # The C++ core speaks of each actor pool there; without that, this test would show nothing.
