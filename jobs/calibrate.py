@@ -41,6 +41,7 @@ from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
 from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder, model_in
+from jobs.shell.terminal import result
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def execute(config: CalibrateConfig) -> int:
     storage.write_bytes(folder.picture, frontier_picture(frontier))
     report = {**summarise(frontier, calibration.combined, bundle.classes), "said": list(calibration.said)}
     write_json(folder.report, report)
-    sys.stdout.write(render(report))
+    result(render(report))
     return 0
 
 

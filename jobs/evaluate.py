@@ -27,6 +27,7 @@ from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
 from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder, model_in
+from jobs.shell.terminal import result
 
 NUM_BUDGETS = 7
 SCORES = {"accuracy": "accuracy", "accuracy_standard_error": "standard error", "gflops": "GFLOPs per image"}
@@ -65,7 +66,7 @@ def execute(config: EvaluateConfig) -> int:
     folder, text = RunFolder(config.run.folder), render(report)
     write_json(folder.report, report)
     storage.write_bytes(folder.report_text, text.encode())
-    sys.stdout.write(text)
+    result(text)
     return 0
 
 

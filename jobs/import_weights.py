@@ -23,6 +23,7 @@ from anchornet.systems.registry import system_of
 from anchornet.units import GIGA, gflops_text
 from jobs.settings.import_weights import ImportConfig
 from jobs.shell.job import run_job
+from jobs.shell.terminal import result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +38,8 @@ def execute(config: ImportConfig) -> int:
     classes = read_classes(config.classes)
     parts = system_of(config.system).import_weights(config.system, files, config.architectures, classes)
     save_bundle(config.bundle, parts, config.system)
-    sys.stdout.write(describe(load_bundle(config.bundle)))
-    sys.stdout.write(f"wrote {config.bundle}; next: python -m jobs.calibrate --set bundle={config.bundle} ...\n")
+    result(describe(load_bundle(config.bundle)))
+    result(f"wrote {config.bundle}; next: python -m jobs.calibrate --set bundle={config.bundle} ...\n")
     return 0
 
 

@@ -30,7 +30,8 @@ from jobs.shell.progress import progress
 from jobs.shell.provenance import save_provenance
 from jobs.shell.ray_session import ray_session
 from jobs.shell.run_folder import RunFolder
-from jobs.shell.terminal import say
+from jobs.shell.terminal import result, say
+from jobs.shell.worker_log import log_notes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +59,7 @@ def execute(config: LabelConfig) -> int:
         if report is None:
             folder.remember(identity(config, bundle))
             report = _run(config, plan)
-    sys.stdout.write(render(report, config.max_failed_fraction) + "\n")
+    result(render(report, config.max_failed_fraction) + "\n")
     return exit_code(report, config.max_failed_fraction)
 
 
@@ -91,6 +92,7 @@ def _end(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle, wall_s: flo
         raise
     finally:
         state = answer(ledger.report.remote())
+        log_notes(answer(ledger.take_notes.remote()))
         ray.kill(ledger)
     report = make_report(config, plan, state, wall_s)
     write_outcome(folder, report)

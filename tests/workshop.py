@@ -51,9 +51,9 @@ def build_workshop(folder: Path, architecture: str = ARCHITECTURE) -> Workshop:
     return Workshop(str(images), bundle, tuple(sorted(good)), bad_uris, frontier.minimum_gflops, middle)
 
 
-def build_logging_shop(folder: Path, num_images: int) -> Workshop:
+def build_logging_shop(folder: Path, num_images: int, architecture: str = LOGGING_ARCHITECTURE) -> Workshop:
     """A workshop of slow networks that write down what they compute, with so many good images."""
-    built = build_workshop(folder, architecture=LOGGING_ARCHITECTURE)
+    built = build_workshop(folder, architecture)
     write_images(folder / "images", num_images, seed=5)
     return built
 

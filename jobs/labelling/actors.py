@@ -16,6 +16,7 @@ from anchornet.cascade import label_stage
 from anchornet.cascade import rows as records
 from jobs.labelling.ledger_actor import LedgerHandle
 from jobs.labelling.purse_holder import PurseHolder
+from jobs.resources.loading import loading
 from jobs.resources.pools import claim
 from jobs.settings.common import InferenceSettings, PoolSettings
 from jobs.settings.label import OutputSettings
@@ -49,9 +50,10 @@ class StageActor:
 
     def __init__(self, work: StageWork, ledger: LedgerHandle) -> None:
         tell_driver(ledger, work.run)
-        bundle = load_bundle(work.bundle)
-        placement = replace(claim(work.pool, work.inference), embedding=work.output.embedding)
-        self._cascade = bundle.cascade(placement)
+        with loading(ledger, f"pools.{work.stage_index}"):
+            bundle = load_bundle(work.bundle)
+            placement = replace(claim(work.pool, work.inference), embedding=work.output.embedding)
+            self._cascade = bundle.cascade(placement)
         self._top_k = work.output.top_k
         self._calibrate = bundle.calibrator
         self._stage_index = work.stage_index

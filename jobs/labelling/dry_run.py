@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from jobs.resources.capacity import cluster_capacity
 from jobs.settings.label import LabelConfig
 from jobs.shell.provenance import save_provenance
 from jobs.shell.run_folder import RunFolder
+from jobs.shell.terminal import result
 
 SAMPLE_IMAGES = 384
 DECODE_SAMPLE = 32
@@ -53,7 +53,7 @@ def dry_run(config: LabelConfig, bundle: Bundle, plan: LabelPlan) -> int:
     picture = frontier_picture(bundle.frontier, plan.budget_macs / GIGA / plan.num_images)
     storage.write_bytes(folder.picture, picture)
     write_json(folder.estimate, estimate)
-    sys.stdout.write(render(estimate, folder) + "\n")
+    result(render(estimate, folder) + "\n")
     return 0
 
 

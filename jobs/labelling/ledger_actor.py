@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from anchornet.ledger.ledger import FileMark, Grant, Ledger, LedgerPlan, Statement
 from anchornet.ledger.mark import MarkState
+from jobs.resources.loading import Loads
 from jobs.shell.metrics import JobMetrics
 from jobs.shell.run_folder import RunFolder
 from jobs.shell.stops import FolderTakenError
@@ -35,8 +36,8 @@ _LEAVES_S = 30.0
 """Ray takes some seconds to end the ledger of a driver that died."""
 
 
-class LedgerActor(Notes):
-    """The ledger of one run, with what its workers have to say."""
+class LedgerActor(Notes, Loads):
+    """The ledger of one run, with what its workers have to say and whether they can load."""
 
     def __init__(self, plan: LedgerPlan, mark_uri: str) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
 
 from anchornet.budget.combination import Combination
@@ -19,6 +20,7 @@ from anchornet.cascade.single import single_network
 from anchornet.models.card import load_model
 from jobs.data.dataset import READ_CPUS
 from jobs.resources.capacity import Capacity, Resources, Stall, check_fits, owners_of
+from jobs.resources.loading import Loads, loading
 from jobs.resources.pools import claim, pool_options
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings
 from jobs.shell.progress import progress
@@ -52,8 +54,9 @@ class Scored(NamedTuple):
 class ExitActor:
     """Runs all exits of every image of a batch, and the references that were asked for."""
 
-    def __init__(self, work: ExitWork) -> None:
-        self._parts = list(_parts(work, claim(work.pool, work.inference)))
+    def __init__(self, work: ExitWork, loads: Any = None) -> None:
+        with loading(loads, "pool"):
+            self._parts = list(_parts(work, claim(work.pool, work.inference)))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Columns image_id, label, and score, prediction and cost (lists of K) for every table."""
@@ -138,7 +141,7 @@ def batches_of(dataset: ray.data.Dataset, actor: type, work: ExitWork) -> Iterab
     """What a pool of actors, each made with ``work``, makes of the rows of ``dataset``."""
     rows = dataset.map_batches(
         actor,
-        fn_constructor_args=(work,),
+        fn_constructor_args=(work, ray.remote(num_cpus=0)(Loads).remote()),
         batch_size=work.pool.batch_size,
         batch_format="pyarrow",
         **pool_options(work.pool),

@@ -18,6 +18,7 @@ from anchornet.cascade.protocol import Cascade
 from anchornet.cascade.run import run_all_exits
 from anchornet.cascade.view_table import ViewTable
 from jobs.resources.capacity import Stall
+from jobs.resources.loading import loading
 from jobs.resources.pools import claim
 from jobs.scoring.exits import ExitWork, batches_of, gathered, matrix, readable
 
@@ -27,8 +28,9 @@ VIEWS, COST = "views", "cost"
 class ViewActor:
     """Runs all exits of every image of a batch."""
 
-    def __init__(self, work: ExitWork) -> None:
-        self._cascade = load_bundle(work.bundle).as_built(claim(work.pool, work.inference))
+    def __init__(self, work: ExitWork, loads: Any = None) -> None:
+        with loading(loads, "pool"):
+            self._cascade = load_bundle(work.bundle).as_built(claim(work.pool, work.inference))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Columns image_id, label, views (V x C float32 in one binary value) and cost (lists of K)."""

@@ -11,9 +11,10 @@ from typing import TypeVar
 from ray.exceptions import RayError
 
 from anchornet.files import config as configuration
+from jobs.resources.loading import CannotLoadError
 from jobs.settings.help import settings_text
 from jobs.shell.run_folder import RunFolder
-from jobs.shell.stops import FolderTakenError, Terminated, of_storage, terminable
+from jobs.shell.stops import FolderTakenError, Terminated, of_machine, terminable
 from jobs.shell.terminal import configure_logging, lines_of, say
 
 T = TypeVar("T")
@@ -32,8 +33,9 @@ def run_job(
 ) -> int:
     """The exit code of a job: parse, validate, then ``execute(config)``.
 
-    User errors (ValueError, a missing file) are one line on stderr and exit code 2; storage that fails, here or on a node, and
-    a run folder in which another job works are 3; Ctrl-C is 130, SIGTERM 143; everything else propagates with its traceback.
+    User errors (ValueError, a missing file) are one line on stderr and exit code 2; storage that fails, here or on a node,
+    actors that cannot load, and a run folder in which another job works are 3; Ctrl-C is 130, SIGTERM 143; everything else
+    propagates with its traceback.
     ``execute`` calls ``save_provenance`` once it has accepted the configuration.
 
     flags: names of top-level booleans that get a switch of their own (``--dry-run``). shorts: switches that take a value, and the
@@ -55,12 +57,12 @@ def run_job(
         say(f"error: {error}")
         return STORAGE_FAILED
     except (OSError, RayError) as error:
-        storage_error = of_storage(error) if isinstance(error, RayError) else error
-        if storage_error is None:
+        cause = of_machine(error) if isinstance(error, RayError) else error
+        if cause is None:
             raise
         logger.debug("failed", exc_info=True)
-        kind = type(storage_error).__name__
-        say(f"error: {kind}: {storage_error}; once this is mended, run the same command again")
+        kind = "" if isinstance(cause, CannotLoadError) else f"{type(cause).__name__}: "
+        say(f"error: {kind}{cause}; once this is mended, run the same command again")
         return STORAGE_FAILED
     except Terminated:
         say("ended by SIGTERM; run the same command again to go on")

@@ -16,6 +16,8 @@ from types import FrameType
 
 from ray.exceptions import RayError
 
+from jobs.resources.loading import CannotLoadError
+
 _NAMED = re.compile(r"^(?:[\w.]+\.)?([A-Za-z]\w*): (\S.*)$", re.MULTILINE)
 """A line of a traceback that names an exception and its text."""
 
@@ -63,8 +65,8 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def of_storage(error: RayError) -> OSError | None:
-    """What a process elsewhere met at a disk or an object storage and ended of, None when it was something else.
+def of_machine(error: RayError) -> OSError | CannotLoadError | None:
+    """What a process elsewhere met at a disk, an object storage or its memory and ended of, None when it was something else.
 
     Ray hands an actor's own exception over, but of a function that Ray Data called only the text, with every traceback in it;
     the first exception that is named there began it.
@@ -73,6 +75,8 @@ def of_storage(error: RayError) -> OSError | None:
     if isinstance(cause, OSError):
         return cause
     for name, text in _NAMED.findall(str(error)):
+        if name == CannotLoadError.__name__:
+            return CannotLoadError(text)
         kind = getattr(builtins, name, None)
         if isinstance(kind, type) and issubclass(kind, OSError):
             return OSError(text)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO
 
@@ -55,6 +55,13 @@ def say(text: str) -> None:
     Lines.write(Lines.terminal or sys.stderr, text)
 
 
+def result(text: str) -> None:
+    """What a job was run for, on stdout, where nothing else is written."""
+    stream = Lines.stdout or sys.stdout
+    stream.write(text)
+    stream.flush()
+
+
 def is_live() -> bool:
     """True where a line can be rewritten in place: on a terminal that knows how to."""
     return (Lines.terminal or sys.stderr).isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -74,6 +81,8 @@ class Lines(logging.Handler):
 
     terminal: IO[str] | None = None
     """The real stderr while descriptor 2 leads elsewhere; None: ``sys.stderr``, whichever it is."""
+    stdout: IO[str] | None = None
+    """The real one while ``sys.stdout`` leads elsewhere."""
     run: str = ""
     """Named in every line; empty before a job knows its run folder."""
     last: str = ""
@@ -105,16 +114,23 @@ class Lines(logging.Handler):
 
 @contextmanager
 def quiet(log: Path) -> Iterator[None]:
-    """Descriptor 2 leads to the end of ``log`` while the body runs; the job's own lines still reach the terminal."""
+    """Descriptor 2 and ``sys.stdout`` lead to the end of ``log`` while the body runs.
+
+    The job's own lines and its :func:`result` still reach the terminal. What nodes say of dead workers Ray prints on stdout.
+    """
     sys.stderr.flush()
-    with os.fdopen(os.dup(STDERR), "w", encoding="utf-8", errors="replace") as real, log.open("ab") as file:
+    with (
+        os.fdopen(os.dup(STDERR), "w", encoding="utf-8", errors="replace") as real,
+        log.open("a", encoding="utf-8", errors="replace", buffering=1) as file,
+    ):
         os.dup2(file.fileno(), STDERR)
-        before = Lines.terminal
-        Lines.terminal = real if _writes_to(STDERR) else before
+        before = Lines.terminal, Lines.stdout
+        Lines.terminal, Lines.stdout = real if _writes_to(STDERR) else Lines.terminal, Lines.stdout or sys.stdout
         try:
-            yield
+            with redirect_stdout(file):
+                yield
         finally:
-            Lines.terminal = before
+            Lines.terminal, Lines.stdout = before
             sys.stderr.flush()
             os.dup2(real.fileno(), STDERR)
 

@@ -28,6 +28,7 @@ class Notes:
     """What workers have to say, until the driver fetches it; a part of an actor."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._notes: list[str] = []
         self._num_more = 0
 

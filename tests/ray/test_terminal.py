@@ -13,7 +13,9 @@ from tests.workshop import Workshop
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).resolve().parents[2]
-OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<run>\S+-[0-9a-f]{6}) (anchornet|jobs)[.\w]* (INFO|WARNING) .+")
+OWN_LINE = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?P<run>\S+-[0-9a-f]{6}) (anchornet|jobs)[.\w]* (INFO|WARNING) .+"
+)
 PLAN_LINE = re.compile(r"(images|budget|plan|accuracy) +.+")
 
 

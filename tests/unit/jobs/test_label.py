@@ -85,6 +85,7 @@ class World:
         return SimpleNamespace(
             close=SimpleNamespace(remote=lambda: None),
             report=SimpleNamespace(remote=lambda: {"spent_macs": self.spent_macs}),
+            take_notes=SimpleNamespace(remote=list),
         )
 
     def dry_run(self, config: LabelConfig, bundle: Any, plan: LabelPlan) -> int:

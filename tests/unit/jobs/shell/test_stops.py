@@ -10,7 +10,8 @@ import threading
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from jobs.shell.stops import Terminated, listen, of_storage, terminable
+from jobs.resources.loading import CannotLoadError
+from jobs.shell.stops import Terminated, listen, of_machine, terminable
 
 
 def test_sigterm_ends_the_body_once_and_the_former_handler_is_back() -> None:
@@ -75,9 +76,15 @@ ray.exceptions.UserCodeException: UDF failed to process a data block."""
 
 def test_what_storage_failed_of_is_found_in_what_ray_says() -> None:
     own = task_error("f()", PermissionError("denied"))
-    assert of_storage(own) is own.cause
-    found = of_storage(task_error(NESTED, RuntimeError("UDF failed")))
+    assert of_machine(own) is own.cause
+    found = of_machine(task_error(NESTED, RuntimeError("UDF failed")))
     assert str(found) == "[Errno 28] No space left on device: 'runs/label/.ledger.json.7f'"
+
+
+def test_an_actor_that_could_not_load_is_found_in_what_ray_says() -> None:
+    text = "ray::StageActor()\njobs.resources.loading.CannotLoadError: pools.1: a process died 3 times"
+    found = of_machine(task_error(text, RuntimeError("creation failed")))
+    assert isinstance(found, CannotLoadError) and str(found) == "pools.1: a process died 3 times"
 
 
 @pytest.mark.parametrize(
@@ -85,5 +92,5 @@ def test_what_storage_failed_of_is_found_in_what_ray_says() -> None:
     [task_error("f()\nValueError: no such class", RuntimeError("UDF failed")), ActorDiedError()],
     ids=["user", "dead"],
 )
-def test_everything_else_is_not_storages(error: Exception) -> None:
-    assert of_storage(error) is None
+def test_everything_else_is_not_the_machines(error: Exception) -> None:
+    assert of_machine(error) is None

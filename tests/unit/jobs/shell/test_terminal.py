@@ -28,10 +28,13 @@ with terminal.quiet(Path(sys.argv[1])):
     sys.stderr.write("from a library\\n")
     warnings.warn("a warning")
     other.warning("from its logger")
+    print("from Ray's driver")
     mine.info("during")
     terminal.say("said")
+    terminal.result("the result\\n")
     {inside}
 sys.stderr.write("after\\n")
+terminal.result("another\\n")
 """
 
 
@@ -41,10 +44,11 @@ def run(log: Path, inside: str = "pass") -> subprocess.CompletedProcess[str]:
 
 
 def test_only_the_jobs_own_lines_reach_the_terminal(tmp_path: Path) -> None:
-    shown = run(tmp_path / "ray.log").stderr.splitlines()
-    assert [line.split(" INFO ")[-1] for line in shown] == ["before", "during", "said", "after"]
+    finished = run(tmp_path / "ray.log")
+    assert [line.split(" INFO ")[-1] for line in finished.stderr.splitlines()] == ["before", "during", "said", "after"]
+    assert finished.stdout == "the result\nanother\n"
     log = (tmp_path / "ray.log").read_text()
-    for text in ("from C++", "from a library", "a warning", "from its logger"):
+    for text in ("from C++", "from a library", "a warning", "from its logger", "from Ray's driver"):
         assert text in log
 
 
