@@ -86,15 +86,17 @@ class Head:
 
     @contextlib.contextmanager
     def node(self, num_cpus: int) -> Iterator[Node]:
-        """A worker node more, with processes and an address of its own; gone at the end if it is not gone before.
+        """A worker node more, with processes, an address and a folder of its own; gone at the end if it is not gone before.
 
-        Of nodes with one address Ray gives a driver any, and the driver would die with it.
+        Of nodes with one address Ray gives a driver any, and the driver would die with it. Nodes with one folder unpack the
+        checkout over each other's, and what the workers of the others import meanwhile is not there.
         """
         python = self.folder / "environment" / "bin" / Path(sys.executable).name
         command = [str(python), "-m", "ray.scripts.scripts", "start", f"--address={self.address}", "--block"]
-        name = uuid.uuid4().hex
+        name, host = uuid.uuid4().hex, next(_HOSTS)
         command += [
-            f"--node-ip-address=127.0.0.{next(_HOSTS)}",
+            f"--node-ip-address=127.0.0.{host}",
+            f"--temp-dir={self.folder / str(host)}",
             f"--num-cpus={num_cpus}",
             "--object-store-memory=200000000",
             f"--labels=tests/name={name}",
@@ -119,6 +121,12 @@ class Head:
         for process in psutil.process_iter(["cmdline"]):
             if any(str(self.folder) in part for part in process.info["cmdline"] or ()):
                 yield process
+
+    def kill(self) -> None:
+        """SIGKILL to everything of this Ray, as when the machine of the head is taken away."""
+        for each in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
     def workers(self) -> dict[str, str]:
         """Id -> type of every worker node that is alive, where an autoscaler started it."""
@@ -171,9 +179,7 @@ def head(
             _await_port("127.0.0.1", dashboard_port, process, folder / "head.log")
         yield started
     finally:
-        for each in started.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
+        started.kill()
         process.kill()
         process.wait()
         log.close()

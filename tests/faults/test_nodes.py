@@ -1,4 +1,4 @@
-"""A label job on three worker nodes, of which two are killed and one is drained and then killed, each replaced by another."""
+"""A label job whose nodes are lost: of three workers two are killed and one is drained, then the one of ledger and driver is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from anchornet.report.label_counts import label_tables
 from jobs.labelling.ledger_actor import ledger_name
 from tests import tiny_bundle
 from tests.heads import ROOT, Head, Node, head, until
+from tests.label_job import LabelJob
 from tests.workshop import NUM_BAD, Workshop, build_logging_shop
 
 pytestmark = pytest.mark.ray
@@ -34,15 +35,20 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return build_logging_shop(tmp_path_factory.mktemp("shop"), NUM_IMAGES)
 
 
-@pytest.fixture
-def cluster(shop: Workshop, macs_log: Path) -> Iterator[Head]:
-    """A head without work, and the test's own connection to it."""
-    environment = {
+def environment_of(macs_log: Path) -> dict[str, str]:
+    """Of a head and its workers."""
+    return {
         "RAY_AUTH_MODE": "disabled",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         tiny_bundle.LOG_VARIABLE: str(macs_log),
     }
+
+
+@pytest.fixture
+def cluster(shop: Workshop, macs_log: Path) -> Iterator[Head]:
+    """A head without work, and the test's own connection to it."""
+    environment = environment_of(macs_log)
     with pytest.MonkeyPatch.context() as patch, head(environment, "--num-cpus=0") as started:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         ray.init(address=started.address, log_to_driver=False)
@@ -104,6 +110,22 @@ def test_every_image_has_one_row_and_the_budget_holds_whatever_nodes_do(
     assert computed + report["status"]["ok"] * exits[0].macs <= report["budget"]["asked_gflops"] * 1e9
     assert report["budget"]["spent_gflops"] <= report["budget"]["asked_gflops"]
     assert report["budget"]["wasted_gflops"] > 0  # what died with the nodes is paid for
+
+
+def test_the_node_with_the_ledger_and_the_driver_is_lost_and_another_cluster_goes_on(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    job = LabelJob(shop, tmp_path, str(tmp_path / "run"))
+    job.num_bad = NUM_BAD
+    with head(environment_of(job.macs_log), "--num-cpus=4") as lost:
+        process = job.start(f"cluster.address={lost.address}")
+        job.until_rows(process)
+        process.kill()
+        lost.kill()
+        assert process.wait(WAIT_S) < 0
+    with head(environment_of(job.macs_log), "--num-cpus=4") as another:
+        job.finish(f"cluster.address={another.address}")
+    assert job.report()["budget"]["wasted_gflops"] > 0  # what died with the workers is paid for
 
 
 def actors() -> list[dict]:
