@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import pyarrow.fs as pafs
 
 from anchornet.files import storage
+from anchornet.files.s3 import client
 from anchornet.files.s3 import listing as s3_listing
 
 Files = list[tuple[str, int]]
@@ -52,7 +53,7 @@ def arrow_threads(uri: str) -> Files:
 
 def boto3_threads(uri: str) -> Files:
     """What this project has."""
-    tables = s3_listing.list_objects(uri, attempts=storage.s3_attempts(), timeout_s=storage.REQUEST_TIMEOUT_S)
+    tables = s3_listing.list_objects(uri, attempts=client.attempts(), timeout_s=client.REQUEST_TIMEOUT_S)
     columns = ((table["uri"].to_pylist(), table["size"].to_pylist()) for table in tables)
     return [entry for uris, sizes in columns for entry in zip(uris, sizes, strict=True)]
 

@@ -28,13 +28,13 @@ import pyarrow.fs as pafs
 
 from anchornet.files.kinds import NO_DATA, is_hidden, without_hidden
 from anchornet.files.local_listing import KINDS, LeftOut, tables_of, walk
+from anchornet.files.s3 import client
 from anchornet.files.s3.listing import list_objects
 from anchornet.files.s3.objects import is_object, is_odd, read_object
 from anchornet.files.waiting import says_when_it_waits
 
 log = logging.getLogger(__name__)
 
-_S3_ATTEMPTS = 12
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(file):/", re.IGNORECASE)
 _SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "gcs": "gs"}
 """Schemes of object storage as people write them, and as this project does."""
@@ -44,10 +44,6 @@ _DENIED = ("ACCESS_DENIED", "Forbidden", "403", "PERMISSION_DENIED")
 """What an answer to somebody who may not ask has in it."""
 _KNOWN_BUCKETS: list[tuple[pafs.FileSystem, str]] = []
 """Buckets that were seen, so that each is asked for once; with their client, so that another server is another bucket."""
-WRITES_SMALL_FILES_WHOLE = int(pa.__version__.split(".")[0]) >= 21
-"""Whether this Arrow can write a small file in one PUT; an older one uploads in parts, as whole but slower."""
-REQUEST_TIMEOUT_S = 60.0
-"""Seconds without a byte before a request is given up; Arrow's 3 are too few for a server that is under load."""
 
 
 def is_remote(uri: str) -> bool:
@@ -98,35 +94,6 @@ def beside(folder: str, name: str) -> str:
     return f"{folder}/{name}" if is_relative(name) else name
 
 
-def s3_attempts() -> int:
-    """How often a request to S3 is made before it counts as failed: ``AWS_MAX_ATTEMPTS`` as Amazon's own tools read it, else 12,
-    which is some two minutes where nobody answers.
-
-    Raises ValueError for something that is no whole number >= 1.
-    """
-    asked = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    if asked and not (asked.isdecimal() and int(asked) >= 1):
-        raise ValueError(f"AWS_MAX_ATTEMPTS must be a whole number >= 1, got {asked!r}; correct it or leave it out")
-    return int(asked or _S3_ATTEMPTS)
-
-
-@cache
-def _s3_file_system(endpoint: str | None, region: str | None, attempts: int) -> pafs.FileSystem:
-    """One patient S3 client per endpoint; ``cache`` keeps its connection pool alive."""
-    options: dict[str, object] = {
-        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
-        "request_timeout": REQUEST_TIMEOUT_S,
-    }
-    if WRITES_SMALL_FILES_WHOLE:
-        options["allow_delayed_open"] = True
-    if endpoint:
-        options["endpoint_override"] = endpoint
-        options["scheme"] = "http" if endpoint.startswith("http://") else "https"
-    if region:
-        options["region"] = region
-    return pafs.S3FileSystem(**options)
-
-
 @cache
 def _gs_file_system(emulator: str | None) -> pafs.FileSystem:
     """One patient client of Google's storage; ``emulator``: host and port, or a URL, of a server that asks for no credentials."""
@@ -147,9 +114,7 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     if uri.startswith("gs://"):
         return _gs_file_system(os.environ.get("STORAGE_EMULATOR_HOST")), uri.removeprefix("gs://").rstrip("/")
     if uri.startswith("s3://"):
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        client = _s3_file_system(os.environ.get("AWS_ENDPOINT_URL"), region, s3_attempts())
-        return client, uri.removeprefix("s3://").rstrip("/")
+        return client.file_system(), uri.removeprefix("s3://").rstrip("/")
     return pafs.LocalFileSystem(), uri
 
 
@@ -205,7 +170,7 @@ def is_folder(uri: str) -> bool:
     """
     place = absolute(uri)
     if place.startswith("s3://") and is_odd(place.rstrip("/")):
-        return not is_object(place, attempts=s3_attempts(), timeout_s=REQUEST_TIMEOUT_S)
+        return not is_object(place, attempts=client.attempts(), timeout_s=client.REQUEST_TIMEOUT_S)
     file_system, path = resolve(place)
     kind = file_system.get_file_info(path).type
     if kind == pafs.FileType.NotFound:
@@ -253,7 +218,7 @@ def visible_tables(uri: str) -> Iterator[pa.Table]:
 
 def _remote_tables(root: str) -> Iterator[pa.Table]:
     if root.startswith("s3://"):
-        return list_objects(root, attempts=s3_attempts(), timeout_s=REQUEST_TIMEOUT_S)
+        return list_objects(root, attempts=client.attempts(), timeout_s=client.REQUEST_TIMEOUT_S)
     return tables_of(file for file, _ in list_files(root))
 
 
@@ -274,7 +239,7 @@ def read_bytes(uri: str) -> bytes:
     """
     place = absolute(uri)
     if place.startswith("s3://") and is_odd(place):
-        return read_object(place, attempts=s3_attempts(), timeout_s=REQUEST_TIMEOUT_S)
+        return read_object(place, attempts=client.attempts(), timeout_s=client.REQUEST_TIMEOUT_S)
     file_system, path = resolve(place)
     with file_system.open_input_stream(path) as stream:
         return bytes(stream.read())

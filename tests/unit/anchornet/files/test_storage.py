@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from anchornet.files import storage
+from anchornet.files.s3 import client
 
 ABOVE_ONE_PART = 11 << 20
 """Bytes that do not fit into one S3 request of Arrow's, so that the upload has several parts."""
@@ -225,7 +226,7 @@ def test_an_outage_is_told_from_what_is_wrong_with_one_object(error: OSError, ur
 
 
 @pytest.mark.s3
-@pytest.mark.skipif(not storage.WRITES_SMALL_FILES_WHOLE, reason="this Arrow makes a multipart upload of every file")
+@pytest.mark.skipif(not client.WRITES_SMALL_FILES_WHOLE, reason="this Arrow makes a multipart upload of every file")
 def test_a_small_s3_write_is_one_put(s3_bucket: str) -> None:
     storage.write_bytes(s3_bucket + "/mark.json", b"x" * 1000)
     etag = boto3.client("s3").head_object(Bucket=s3_bucket.removeprefix("s3://"), Key="mark.json")["ETag"]
@@ -254,25 +255,6 @@ def test_arrow_reads_the_same_uri_by_itself(s3_bucket: str) -> None:
     storage.write_bytes(s3_bucket + "/file", b"seen")
     file_system, path = pafs.FileSystem.from_uri(s3_bucket + "/file")
     assert file_system.open_input_stream(path).read() == b"seen"
-
-
-def test_patience_is_set_as_for_amazons_own_tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
-    assert storage.s3_attempts() == 12
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
-    assert storage.s3_attempts() == 3
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
-    with pytest.raises(ValueError, match="AWS_MAX_ATTEMPTS must be a whole number >= 1, got 'many'; correct it"):
-        storage.resolve("s3://bucket/key")
-
-
-def test_another_endpoint_is_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    first, path = storage.resolve("s3://bucket/file")
-    assert path == "bucket/file"
-    assert storage.resolve("s3://other/file")[0] is first
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
-    assert storage.resolve("s3://bucket/file")[0] is not first
 
 
 class _BusyThenFine(BaseHTTPRequestHandler):
