@@ -5,8 +5,8 @@
 
 Made pictures and the tests' networks, which are never trained and write down each forward pass before they make it, so that what
 was computed is known whatever became of the process. The job runs undisturbed first; then, in another run folder, its driver gets
-``--signal`` at ``--times`` moments, uniformly random within the seconds that the undisturbed job took, and the next start follows
-at once; the last one runs to its end. Then every image has to have exactly one row, the statuses to add up, and what the
+``--signal`` at ``--times`` moments, uniformly random within half the seconds that the undisturbed job took (later ones would find
+a job that has ended), and the next start follows at once; the last one runs to its end. Then every image has to have exactly one row, the statuses to add up, and what the
 networks wrote down to fit into the budget. Prints a Markdown table.
 """
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plain.label_job.check()
     job = Job(shop, chosen.folder / "disturbed", chosen.times_least)
     sent = getattr(signal, f"SIG{chosen.signal}")
-    starts = job.run(moments(chosen.seed, chosen.times, undisturbed.ended_s), sent)
+    starts = job.run(moments(chosen.seed, chosen.times, undisturbed.ended_s / 2), sent)
     job.label_job.check()
     print(table(starts, undisturbed, job.label_job.report(), plain.label_job.report()))
     return 0

@@ -66,7 +66,7 @@ def training(folder: Path, epochs: int) -> list[str]:
     return settings(f"run.folder={folder}/run", f"data.path={data}", f"recipe.training.epochs={epochs}", *TRAIN)
 
 
-def test_a_label_job_of_photographs_whose_log_is_cut_again_and_again(
+def test_half_a_label_job_of_photographs_whose_log_is_cut_again_and_again(
     cluster: Head, shop: Workshop, shared_data: Path, tmp_path: Path
 ) -> None:
     proxy = Proxy(int(cluster.dashboard.rpartition(":")[2]), answers_to_lose=1)
@@ -80,9 +80,9 @@ def test_a_label_job_of_photographs_whose_log_is_cut_again_and_again(
     thread = threading.Thread(target=cut_now_and_then)
     thread.start()
     asked = [f"run.folder={tmp_path}/run", f"bundle={shop.bundle}", f"input.path={shared_data}/grocery-store/test"]
-    asked += [f"input.limit={NUM_PHOTOGRAPHS}", f"budget.gflops_per_image={shop.middle_gflops}"]
+    asked += [f"input.limit={2 * NUM_PHOTOGRAPHS}", f"budget.gflops_per_image={shop.middle_gflops}"]
     try:
-        code, said = submit(cluster, tmp_path, "label", *settings(*asked), address=proxy.address)
+        code, said = submit(cluster, tmp_path, "label", "--shard", "2/2", *settings(*asked), address=proxy.address)
     finally:
         stop.set()
         thread.join()

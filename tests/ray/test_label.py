@@ -75,6 +75,17 @@ def test_the_pipeline_equals_a_direct_call(workshop: Workshop, fixed: tuple[Path
     assert len(set(good["exit"].to_pylist())) > 1
 
 
+def test_two_halves_label_every_image_once(workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path) -> None:
+    halves = [
+        run(workshop, tmp_path / str(half), "budget.mode=fixed", f"input.shard={half}/2", "max_failed_fraction=0.2")
+        for half in (1, 2)
+    ]
+    assert abs(len(halves[0]) - len(halves[1])) == 1
+    labels = {(row["uri"], row["label"], row["exit"], row["status"]) for half in halves for row in half.to_pylist()}
+    assert labels == {(row["uri"], row["label"], row["exit"], row["status"]) for row in fixed[1].to_pylist()}
+    assert sum(map(len, halves)) == len(labels)
+
+
 def test_actors_batches_and_what_is_asked_for_beside_change_no_label(
     workshop: Workshop, fixed: tuple[Path, pa.Table], tmp_path: Path
 ) -> None:
