@@ -6,8 +6,8 @@
 Made pictures and the tests' networks, which are never trained and write down each forward pass before they make it, so that what
 was computed is known whatever became of the process. The job runs undisturbed first; then, in another run folder, its driver gets
 ``--signal`` at ``--times`` moments, uniformly random within half the seconds that the undisturbed job took (later ones would find
-a job that has ended), and the next start follows at once; the last one runs to its end. Then every image has to have exactly one row, the statuses to add up, and what the
-networks wrote down to fit into the budget. Prints a Markdown table.
+a job that has ended), and the next start follows at once; the last one runs to its end. Then every image has to have exactly one
+row, the statuses to add up, and what the networks wrote down to fit into the budget. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(argv)
     chosen.folder.mkdir(parents=True)
-    shop = build_logging_shop(chosen.folder / "shop", chosen.images)
+    with contextlib.redirect_stdout(sys.stderr):
+        shop = build_logging_shop(chosen.folder / "shop", chosen.images)
     plain = Job(shop, chosen.folder / "undisturbed", chosen.times_least)
     [undisturbed] = plain.run([], signal.SIGKILL)
     plain.label_job.check()
@@ -126,8 +127,9 @@ class Job:
         """All starts: one for each moment, unless the job ends before, and one that runs to the end."""
         for moment_s in moments_s:
             if self._start(moment_s, sent).code == 0:
-                return self._starts
-        self._start(MOST_S, sent)
+                break
+        else:
+            self._start(MOST_S, sent)
         assert until(self._all_gone, GONE_S), "processes of a job that has ended still run"
         return self._starts
 
