@@ -45,13 +45,14 @@ from anchornet.ledger.ledger import FileMark
 from anchornet.ledger.mark import MarkState
 from anchornet.systems.anchornet.settings import AnchorNetSettings
 from anchornet.units import GIGA
-from jobs.settings.label import LabelConfig
 from jobs.shell.run_folder import RunFolder
 from tests.small_images import encode
 from tests.tiny_bundle import made_up_table, save_tiny_models
 
 FOLDER_IMAGES = 10_000
 """Images of each folder of the bucket."""
+IDS_PER_FILE = 4096
+"""Of the files of finished ids, as many as label jobs write where they are small."""
 PHOTOGRAPHS = 8
 GFLOPS_PER_IMAGE = 0.2
 POLL_S = 0.2
@@ -167,8 +168,8 @@ def write_finished(run: RunFolder, left: int, images: int) -> int:
     for uri in manifest_files(run.manifest):
         ids = pq.read_table(uri, columns=["image_id"])
         ids = ids.slice(0, max(0, images - left - done))
-        for start in range(0, len(ids), LabelConfig.rows_per_file):
-            part = ids.slice(start, LabelConfig.rows_per_file)
+        for start in range(0, len(ids), IDS_PER_FILE):
+            part = ids.slice(start, IDS_PER_FILE)
             pq.write_table(part, f"{run.finished_ids}/{done + start:010d}.parquet")
         done += len(ids)
     spent = round(done * GFLOPS_PER_IMAGE * GIGA)

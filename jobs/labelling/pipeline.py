@@ -34,7 +34,7 @@ def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> 
             pipeline(config, plan, ledger).write_parquet(
                 path,
                 filesystem=file_system,
-                min_rows_per_file=config.rows_per_file,
+                min_rows_per_file=config.least_rows_per_file(plan.num_images),
                 ray_remote_args={"num_cpus": SMALL_TASK_CPUS},
                 compression="zstd",
             )

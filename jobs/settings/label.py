@@ -10,6 +10,9 @@ from anchornet.data.inputs import InputSettings
 from anchornet.files.ranges import check_number
 from jobs.settings.common import ClusterSettings, InferenceSettings, PoolSettings, RunSettings, require
 
+_FEW_ROWS, _MANY_FILES = 4096, 1000
+"""Rows of a label file of a small job, and about as many files as a large one leaves."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetSettings:
@@ -65,9 +68,9 @@ class LabelConfig:
     """One pool of actors per stage of the bundle's cascade, in order; empty: by the size of the cluster."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
-    rows_per_file: int = 4096
-    """Rows that a Parquet file of labels should have at least (the last ones have fewer). What is not written yet is
-    computed again after a crash, so fewer rows lose less."""
+    rows_per_file: int | None = None
+    """Rows that a Parquet file of labels should have at least (the last ones have fewer); null: 4,096, or a thousandth of the
+    images when that is more. What is not written yet is computed again after a crash, so fewer rows lose less."""
     dry_run: bool = False
     """Sample some images, print what the job would cost, and stop. The same as ``--dry-run``."""
     retry_failed: bool = False
@@ -78,9 +81,14 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        check_number("rows_per_file", self.rows_per_file, least=1)
+        if self.rows_per_file is not None:
+            check_number("rows_per_file", self.rows_per_file, least=1)
         fraction = self.max_failed_fraction
         require(0 <= fraction <= 1, f"max_failed_fraction must be in [0, 1], got {fraction}")
+
+    def least_rows_per_file(self, num_images: int) -> int:
+        """What is asked for, else so many that a job of ``num_images`` leaves no more than about a thousand files."""
+        return self.rows_per_file or max(_FEW_ROWS, num_images // _MANY_FILES)
 
     def pools_for(self, num_stages: int) -> tuple[PoolSettings, ...]:
         """A pool for each stage, or none. Raises ValueError when the configuration names another number of them."""

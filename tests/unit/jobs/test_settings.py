@@ -130,6 +130,14 @@ def test_a_pool_grows_to_its_most_actors_or_stays_as_it_starts(most: int | None,
     assert PoolSettings(actors=3, max_actors=most).largest == largest
 
 
+@pytest.mark.parametrize(
+    ("asked", "images", "rows"),
+    [(None, 100, 4096), (None, 4_096_999, 4096), (None, 10_000_000, 10_000), (7, 10_000_000, 7)],
+)
+def test_a_large_job_leaves_about_a_thousand_label_files(asked: int | None, images: int, rows: int) -> None:
+    assert label_config(rows_per_file=asked).least_rows_per_file(images) == rows
+
+
 def test_a_cascade_has_a_pool_for_each_stage() -> None:
     two = label_config(pools=(PoolSettings(actors=2), PoolSettings(actors=3)))
     assert [pool.actors for pool in two.pools_for(2)] == [2, 3]
