@@ -33,6 +33,7 @@ def local_ray(s3_server, worker_folder: Path) -> Iterator[None]:  # type: ignore
         "PYTHONPATH": str(ROOT),
         "ANCHORNET_TEST_FOLDER": str(worker_folder),
         "OMP_NUM_THREADS": "1",
+        "RAY_metrics_report_interval_ms": "2000",  # for test_seen.py: what nobody sets is gone after two of them, not 20 s
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
