@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
-from benchmarks.kills import Start, moments, table
+from benchmarks.kills import Start, moments, spent, table
 
 REPORT = {
     "budget": {"asked_gflops": 200.0, "spent_gflops": 100.0, "in_labels_gflops": 80.0, "wasted_gflops": 20.0},
-    "status": {"ok": 5, "unreadable": 0, "failed": 0},
+    "status": {"ok": 5},
+    "labelled_in_this_start": 3,
+    "images_per_s": 1.5,
 }
 
 
@@ -39,18 +41,22 @@ def test_a_start_that_is_killed_is_over_when_the_last_process_below_it_is() -> N
     start.process.stdin.close()  # what its child waits for
     while math.isnan(start.gone_s):
         start.look(2)
-    assert start.gone_s >= start.ended_s
+    assert start.all_gone_s >= start.gone_s >= start.ended_s
 
 
 @pytest.mark.parametrize(
     ("sent_s", "said"),
-    [(5.0, "| 1 | 5.0 s | 0 | 2.0 s after the signal | 3.0 s after the signal | 4.0 s | 3 to 0 | no |"),
-     (math.nan, "| 1 |  | 0 | 7.0 s | 8.0 s | 4.0 s | 3 to 0 | no |")],
+    [(5.0, "| 1 | 5.0 s | 0 | + 2.0 s | + 3.0 s | + 55.0 s | 4.0 s | 3 to 0 | neither |"),
+     (math.nan, "| 1 |  | 0 | 7.0 s | 8.0 s | 60.0 s | 4.0 s | 3 to 0 | neither |")],
 )  # fmt: skip
 def test_seconds_after_a_signal_are_told_from_those_of_a_start_that_ended_by_itself(sent_s: float, said: str) -> None:
     start = a_start("")
     start.process.wait()
-    start.sent_s, start.first_label_s, start.ended_s, start.gone_s = sent_s, 4.0, 7.0, 8.0
-    lines = table([start], start, REPORT, REPORT).splitlines()
-    assert lines[2] == said
-    assert lines[-2].startswith("disturbed: asked 200.0 GFLOPs, spent 50.0 %, in labels 40.0 %, wasted 10.0 %")
+    start.sent_s, start.first_label_s, start.ended_s, start.gone_s, start.all_gone_s = sent_s, 4.0, 7.0, 8.0, 60.0
+    assert table([start], start).splitlines()[2] == said
+
+
+def test_shares_are_of_the_budget_that_was_asked_for() -> None:
+    said = spent("disturbed", REPORT, 90.0)
+    assert said.startswith("disturbed: asked 200.0 GFLOPs, spent 50.0 %, in labels 40.0 %, wasted 10.0 %, counted by")
+    assert "by the networks 45.0 %; last start 3 images at 1.5 images/s; statuses {'ok': 5}" in said
