@@ -58,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(argv)
     chosen.folder.mkdir(parents=True)
-    with contextlib.redirect_stdout(sys.stderr):
-        shop = build_logging_shop(chosen.folder / "shop", chosen.images)
+    shop = build_logging_shop(chosen.folder / "shop", chosen.images)
     plain = Job(shop, chosen.folder / "undisturbed", chosen.times_least)
     [undisturbed] = plain.run([], signal.SIGKILL)
     plain.label_job.check()

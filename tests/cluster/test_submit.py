@@ -31,7 +31,7 @@ NUM_PHOTOGRAPHS = 40
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return build_workshop(tmp_path_factory.mktemp("shop"))  # on a Ray of its own, which ends before the head starts
+    return build_workshop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,8 @@ def test_half_a_label_job_of_photographs_whose_log_is_cut_again_and_again(
     assert said.count(f"{NUM_PHOTOGRAPHS} images: {NUM_PHOTOGRAPHS} ok") == 1
     counts = count_labels(f"{tmp_path}/run/labels", NUM_PHOTOGRAPHS)
     assert (counts.rows, counts.missing, counts.repeated) == (NUM_PHOTOGRAPHS, 0, 0)
+    budget = json.loads((tmp_path / "run" / "report.json").read_text())["budget"]
+    assert budget["spent_gflops"] <= budget["asked_gflops"] == pytest.approx(shop.middle_gflops * NUM_PHOTOGRAPHS)
     provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
     if (ROOT / ".git").exists():
         assert len(provenance["commit"].removesuffix("+changes")) == 40

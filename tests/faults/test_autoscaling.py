@@ -143,6 +143,7 @@ def test_a_label_job_grows_the_cluster_loses_a_node_and_gives_all_back(
     computed = sum(int(line.split()[0]) for line in macs_log.read_text().splitlines()) * exits[-1].macs
     assert computed + report["status"]["ok"] * exits[0].macs <= report["budget"]["asked_gflops"] * 1e9
     assert report["budget"]["spent_gflops"] <= report["budget"]["asked_gflops"]
+    assert report["budget"]["wasted_gflops"] > 0  # what died with the node is paid for
     assert shrinks_to_the_head(cluster)
 
 

@@ -84,6 +84,10 @@ def test_two_halves_label_every_image_once(workshop: Workshop, fixed: tuple[Path
     labels = {(row["uri"], row["label"], row["exit"], row["status"]) for half in halves for row in half.to_pylist()}
     assert labels == {(row["uri"], row["label"], row["exit"], row["status"]) for row in fixed[1].to_pylist()}
     assert sum(map(len, halves)) == len(labels)
+    for half, rows in enumerate(halves, 1):
+        found = report(tmp_path / str(half))
+        assert sum(found["status"].values()) == found["images"] == len(rows)
+        assert found["budget"]["asked_gflops"] == pytest.approx(workshop.middle_gflops * len(rows))
 
 
 def test_actors_batches_and_what_is_asked_for_beside_change_no_label(
