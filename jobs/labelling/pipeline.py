@@ -22,6 +22,10 @@ from jobs.settings.label import LabelConfig
 from jobs.shell.run_folder import RunFolder
 from jobs.shell.worker_log import Telling
 
+_UNCUT = {"override_num_blocks": 1}
+"""Ray would cut what the tasks of a read give into 200 blocks in all, and after the filter of a resume once more, into single
+rows, each a task that decodes. There are as many blocks as tasks nevertheless, and the repartition cuts them into batches."""
+
 
 def run_pipeline(config: LabelConfig, plan: LabelPlan, ledger: LedgerHandle) -> None:
     """Stream every image that has no row yet through the pools and write its row."""
@@ -78,7 +82,7 @@ def _manifest_rows(folder: RunFolder, batch_size: int, image_column: str, ledger
     """
     files = manifest_files(folder.manifest)
     if in_row_groups(files):
-        rows = ray.data.read_datasource(GroupedRows(files, batch_size), num_cpus=SMALL_TASK_CPUS)
+        rows = ray.data.read_datasource(GroupedRows(files, batch_size), num_cpus=SMALL_TASK_CPUS, **_UNCUT)
         rows = rows.map_batches(
             Telling(RowGroupContents(image_column, batch_size), ledger, folder.name),
             batch_size=None,
@@ -86,7 +90,7 @@ def _manifest_rows(folder: RunFolder, batch_size: int, image_column: str, ledger
             num_cpus=SMALL_TASK_CPUS,
         )
     else:
-        rows = ray.data.read_datasource(ManifestRows(files), num_cpus=SMALL_TASK_CPUS)
+        rows = ray.data.read_datasource(ManifestRows(files), num_cpus=SMALL_TASK_CPUS, **_UNCUT)
     return rows.repartition(target_num_rows_per_block=batch_size)
 
 
