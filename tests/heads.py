@@ -123,8 +123,15 @@ class Head:
                 yield process
 
     def kill(self) -> None:
-        """SIGKILL to everything of this Ray, as when the machine of the head is taken away."""
+        """SIGKILL to everything of this Ray, as when the machine of the head is taken away.
+
+        Workers and agents have titles of their own; they are found below their raylets.
+        """
+        found: list[psutil.Process] = []
         for each in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [each, *each.children(recursive=True)]
+        for each in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
 

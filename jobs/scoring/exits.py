@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import ray
 import ray.data
 
 from anchornet.budget.combination import Combination
@@ -139,9 +138,10 @@ def collect(
 
 def batches_of(dataset: ray.data.Dataset, actor: type, work: ExitWork) -> Iterable[pa.Table]:
     """What a pool of actors, each made with ``work``, makes of the rows of ``dataset``."""
+    loads = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Loads).remote()  # its node may be lost as well
     rows = dataset.map_batches(
         actor,
-        fn_constructor_args=(work, ray.remote(num_cpus=0)(Loads).remote()),
+        fn_constructor_args=(work, loads),
         batch_size=work.pool.batch_size,
         batch_format="pyarrow",
         **pool_options(work.pool),

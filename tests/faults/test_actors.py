@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 import ray
 
 from tests.faulty_networks import FAULTY_ARCHITECTURE
+from tests.heads import ROOT
 from tests.label_job import LabelJob
 from tests.workshop import NUM_BAD, Workshop, build_logging_shop
 
@@ -48,6 +53,19 @@ def test_actors_that_always_die_while_they_load_end_the_job_with_one_line(shop: 
     assert not job.report()["complete"]
     job.environment["FAULT_LOADS"] = "0"
     job.finish()
+
+
+def test_calibration_whose_actors_always_die_while_they_load_ends_with_one_line(shop: Workshop, tmp_path: Path) -> None:
+    job = a_job(shop, tmp_path, FAULT_LOADS=1000)
+    bundle = shutil.copytree(shop.bundle, tmp_path / "bundle")
+    data = Path(shop.bundle).parent / "held_out"
+    asked = (f"run.folder={tmp_path}/calibrate", f"bundle={bundle}", f"data.path={data}", "cluster.local_cpus=4")
+    command = [sys.executable, "-m", "jobs.calibrate", *(word for each in asked for word in ("--set", each))]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", **job.environment}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 3, done.stderr[-3000:]
+    assert (done.stdout, done.stderr.count("Traceback")) == ("", 0)
+    assert done.stderr.splitlines()[-1].startswith("error: pool: a process died 3 times in a row while it loaded")
 
 
 @pytest.fixture
